@@ -1,0 +1,61 @@
+"""Specifications for learnware markets: find, among many trained models, the ones worth reusing.
+
+The method is that of Guo, Zhou, Li and Zhou, "Identifying Useful Learnwares for Heterogeneous
+Label Spaces" (ICML 2023). Submitters call `specify`, users `specify_user` and `match`.
+"""
+
+from jaxspec import evaluation
+from jaxspec.kernels import (
+    Gaussian,
+    InverseMultiquadric,
+    Laplacian,
+    ReducedSet,
+    gram,
+    inner_product,
+    median_bandwidth,
+    mmd,
+    squared_mmd,
+    weighted_sum,
+)
+from jaxspec.market import Market
+from jaxspec.matching import Match, match
+from jaxspec.proxy import Proxy, fit_proxies, fit_proxy
+from jaxspec.rkme import best_weights, reduce_set, reduce_sets, suggest_size
+from jaxspec.specification import (
+    Specification,
+    UserSpecification,
+    specify,
+    specify_many,
+    specify_user,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Gaussian",
+    "InverseMultiquadric",
+    "Laplacian",
+    "Market",
+    "Match",
+    "Proxy",
+    "ReducedSet",
+    "Specification",
+    "UserSpecification",
+    "best_weights",
+    "evaluation",
+    "fit_proxies",
+    "fit_proxy",
+    "gram",
+    "inner_product",
+    "match",
+    "median_bandwidth",
+    "mmd",
+    "reduce_set",
+    "reduce_sets",
+    "specify",
+    "specify_many",
+    "specify_user",
+    "squared_mmd",
+    "suggest_size",
+    "weighted_sum",
+]

@@ -1,0 +1,76 @@
+"""The start of a reduced set: k-means++ seeds on a sample of the rows, then Lloyd steps.
+
+Everything here is traceable: row weights of zero mark padding, the key is passed in, and shapes
+depend on static sizes only. The sample bounds the cost: its distances are formed once, by one
+matrix product, and each seed then reads one row of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxspec.kernels import distances
+
+__all__ = ["kmeans_plus_plus", "lloyd", "systematic_sample"]
+
+Array = Any
+
+
+def systematic_sample(key: Array, weights: Array, size: int) -> Array:
+    """Return `size` row indices, one drawn from each of `size` equal slices of the weights.
+
+    With equal weights and size <= n no row comes twice; a row of weight zero never comes.
+    Unlike a draw without replacement it needs no sort.
+    """
+    cumulative = jnp.cumsum(weights)
+    slices = (jnp.arange(size) + jax.random.uniform(key, (size,), weights.dtype)) / size
+    return _invert(cumulative, slices * cumulative[-1])
+
+
+def _invert(cumulative: Array, targets: Array) -> Array:
+    """Return the first index whose cumulative weight exceeds each target."""
+    # `last` is the last index of positive weight: rounding must not lead into the padding.
+    last = jnp.argmax(cumulative >= cumulative[-1])
+    return jnp.minimum(jnp.searchsorted(cumulative, targets, side="right"), last)
+
+
+def kmeans_plus_plus(key: Array, rows: Array, weights: Array, size: int) -> Array:
+    """Return `size` of the rows (s, d), each drawn by weight times squared distance: (size, d).
+
+    Arthur and Vassilvitskii, "k-means++" (SODA 2007). With fewer distinct rows than `size` the
+    further seeds repeat rows. Forms an s x s array: meant for a sample.
+    """
+    table = distances("sqeuclidean", rows, rows)
+    # A matrix product leaves rounding between equal rows; it must not look like a distance.
+    table = jnp.where(table > 1e-6 * jnp.max(table), table, 0.0)
+    draws = jax.random.uniform(key, (size,), rows.dtype)
+
+    def seed(step: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        nearest, chosen = state
+        mass = jnp.cumsum(weights * nearest)
+        # No distance left: every row is a seed already, draw by weight alone.
+        mass = jnp.where(mass[-1] > 0, mass, jnp.cumsum(weights))
+        row = _invert(mass, draws[step] * mass[-1])
+        return jnp.minimum(nearest, table[row]), chosen.at[step].set(row)
+
+    start = jnp.ones_like(weights), jnp.zeros(size, jnp.int32)
+    # At the first step `nearest` is one everywhere: drawn by weight.
+    first = _invert(jnp.cumsum(weights), draws[0] * jnp.sum(weights))
+    start = table[first], start[1].at[0].set(first.astype(jnp.int32))
+    return rows[jax.lax.fori_loop(1, size, seed, start)[1]]
+
+
+def lloyd(centres: Array, rows: Array, weights: Array, steps: int) -> Array:
+    """Return the centres (m, d) after `steps` Lloyd steps; an empty cluster keeps its centre."""
+
+    def step(_: int, centres: Array) -> Array:
+        nearest = jnp.argmin(distances("sqeuclidean", rows, centres), axis=1)
+        member = jax.nn.one_hot(nearest, centres.shape[0], dtype=rows.dtype, axis=0) * weights
+        total = member.sum(1)[:, None]
+        sums = jnp.matmul(member, rows, precision=jax.lax.Precision.HIGHEST)
+        return jnp.where(total > 0, sums / jnp.where(total > 0, total, 1.0), centres)
+
+    return jax.lax.fori_loop(0, steps, step, centres)

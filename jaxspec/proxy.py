@@ -1,0 +1,416 @@
+"""Linear proxies: the linear softmax model that stands for a learnware's predictions.
+
+May be called: `fit_proxy` (one), `fit_proxies` (many at once), `predict_log_probabilities` and
+`centre_classes`. A `Proxy` is a frozen pytree of weights (d, C) and bias (C,). The problem is
+convex and is solved to a tolerance on the gradient norm, which is reported; nothing here stops
+after a guessed number of steps, and nothing chooses the features or the ridge.
+
+The solver is Newton's method. Each Newton system is solved by conjugate gradients that touch the
+data through two matrix products a step, preconditioned with one d x d matrix (Boehning, "Multino-
+mial logistic regression algorithm", Ann. Inst. Stat. Math. 44 (1992), with the bound 1/2 replaced
+by the mean curvature at hand). `benchmarks/proxy.py` has the comparison that chose it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxspec.checks import as_features, as_labels, as_probabilities, as_size, is_concrete
+from jaxspec.shapes import bucket, pad_to
+
+__all__ = [
+    "Proxy",
+    "ProxyDiagnostics",
+    "centre_classes",
+    "fit_proxies",
+    "fit_proxy",
+    "predict_log_probabilities",
+]
+
+Array = Any  # jax.Array or numpy.ndarray
+ROWS = 128  # smallest padded number of examples
+CLASSES = 8  # smallest padded number of classes
+CHUNK = 64  # problems solved together; more wait for the slowest of them
+
+_pytree = jax.tree_util.register_dataclass
+_matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+@_pytree
+@dataclasses.dataclass(frozen=True)
+class ProxyDiagnostics:
+    """How a proxy was found.
+
+    Attributes:
+        objective: value of the objective in `fit_proxy`, in nats.
+        gradient_norm: Frobenius norm of its gradient over (s W, b), where s is the root mean
+            square entry of the centred features: free of the features' unit and origin.
+        iterations: Newton steps.
+    """
+
+    objective: Array
+    gradient_norm: Array
+    iterations: Array
+
+
+@_pytree
+@dataclasses.dataclass(frozen=True)
+class Proxy:
+    """The model softmax(z @ weights + bias).
+
+    Attributes:
+        weights: (d, C), columns that sum to zero over classes; per unit of the features.
+        bias: (C,), sums to zero. A batch has a leading axis on all arrays.
+        diagnostics: `ProxyDiagnostics`, or None.
+    """
+
+    weights: Array
+    bias: Array
+    diagnostics: ProxyDiagnostics | None = None
+
+
+def centre_classes(proxy: Proxy) -> Proxy:
+    """Return the same model with weights and bias that have mean zero over classes.
+
+    A vector added to every column of the weights changes no probability; two proxies are
+    comparable only after this choice. Proxies of `fit_proxy` have it already.
+    """
+    weights, bias = proxy.weights, proxy.bias
+    return dataclasses.replace(
+        proxy,
+        weights=weights - weights.mean(axis=-1, keepdims=True),
+        bias=bias - bias.mean(axis=-1, keepdims=True),
+    )
+
+
+def predict_log_probabilities(proxy: Proxy, features: Array) -> Array:
+    """Return log softmax(z W + b) for features (n, d): (n, C), in nats.
+
+    Raises:
+        ValueError: features of another dimension than the proxy's weights.
+    """
+    features = as_features("features", features, dimension=proxy.weights.shape[-2])
+    return jax.nn.log_softmax(_matmul(features, proxy.weights) + proxy.bias, axis=-1)
+
+
+def fit_proxy(
+    features: Array,
+    labels: Array | None,
+    *,
+    num_classes: int,
+    teacher: Array | None = None,
+    teacher_weight: float = 1.0,
+    ridge: float = 1e-3,
+    tolerance: float = 1e-5,
+    max_iterations: int = 100,
+) -> Proxy:
+    """Return the linear proxy that minimises, over W (d, C) and b (C,),
+
+        1/n sum_i CE(y_i, p_i) + teacher_weight/n sum_i KL(t_i || p_i) + ridge/2 |W|_F^2
+
+    with p_i = softmax(z_i W + b) and natural logarithms; the bias has no penalty. Callable under
+    `jit` and `vmap` (num_classes static). With concrete arrays n and C are padded, so that few
+    shapes compile, and the result holds numpy arrays.
+
+    Args:
+        features: z (n, d).
+        labels: y (n,), integers in 0..C-1, each class at least once; None drops the CE term.
+        num_classes: C, at least two.
+        teacher: t (n, C), the model's class probabilities; None drops the KL term.
+        teacher_weight: weight of the KL term, not negative.
+        ridge: positive, in squared units of the features; scikit-learn's C is 1 / (n ridge).
+        tolerance: on the gradient norm, see `ProxyDiagnostics`; 1e-5 is met in float32.
+        max_iterations: most Newton steps; about 6 are usual.
+
+    Raises:
+        TypeError: labels that are not integers.
+        ValueError: shapes, values or classes that do not fit; the message says which.
+    """
+    features, labels, teacher = _check(features, labels, teacher, num_classes, "")
+    _check_options(teacher_weight, ridge, tolerance, max_iterations)
+    n, d = features.shape
+    classes = int(num_classes)
+    concrete = is_concrete(features, labels, teacher)
+    rows = bucket(n, minimum=ROWS) if concrete else n
+    width = bucket(classes, minimum=CLASSES) if concrete else classes
+    problem = _pad(features, labels, teacher, classes, rows, width)
+    options = (teacher_weight, ridge, tolerance, max_iterations)
+    if not concrete:
+        return _fit(*problem, *options)
+    proxy = jax.device_get(_fit(*problem, *options))
+    return dataclasses.replace(
+        proxy, weights=proxy.weights[:, :classes], bias=proxy.bias[:classes]
+    )
+
+
+def fit_proxies(
+    features: Sequence[Array],
+    labels: Sequence[Array] | None,
+    *,
+    num_classes: Sequence[int],
+    teachers: Sequence[Array] | None = None,
+    teacher_weight: float = 1.0,
+    ridge: float = 1e-3,
+    tolerance: float = 1e-5,
+    max_iterations: int = 100,
+) -> Proxy:
+    """Return `fit_proxy` of B problems at once, as one `Proxy` of numpy arrays.
+
+    Args:
+        features: B arrays (n_i, d).
+        labels: B arrays (n_i,), or None.
+        num_classes: B integers C_i.
+        teachers: B arrays (n_i, C_i), or None.
+        teacher_weight: see `fit_proxy`; likewise the options that follow.
+        ridge: see `fit_proxy`.
+        tolerance: see `fit_proxy`.
+        max_iterations: see `fit_proxy`.
+
+    Returns:
+        weights (B, d, C_max), bias (B, C_max) and diagnostics (B,). Columns from C_i on are
+        exactly zero and took no part in the softmax.
+
+    Raises:
+        TypeError, ValueError: as `fit_proxy`, naming the problem, as in 'labels[3]'.
+    """
+    count = len(features)
+    if count == 0:
+        raise ValueError("features: expected at least one problem, got none")
+    for name, value in (("labels", labels), ("num_classes", num_classes), ("teachers", teachers)):
+        if value is not None and len(value) != count:
+            raise ValueError(f"{name}: expected {count} entries, one a problem, got {len(value)}")
+    _check_options(teacher_weight, ridge, tolerance, max_iterations)
+    checked = [
+        _check(
+            features[i],
+            None if labels is None else labels[i],
+            None if teachers is None else teachers[i],
+            num_classes[i],
+            f"[{i}]",
+            dimension=None if i == 0 else np.shape(features[0])[-1],
+        )
+        for i in range(count)
+    ]
+    rows = bucket(max(len(z) for z, _, _ in checked), minimum=ROWS)
+    width = bucket(max(num_classes), minimum=CLASSES)
+    size = min(bucket(count), CHUNK)
+    options = (teacher_weight, ridge, tolerance, max_iterations)
+    parts = []
+    for start in range(0, count, size):
+        chunk = [
+            _pad(*checked[i], int(num_classes[i]), rows, width)
+            for i in range(start, min(start + size, count))
+        ]
+        # A problem without rows is solved where it starts.
+        empty = tuple(np.zeros_like(part) for part in chunk[0])
+        chunk += [empty] * (size - len(chunk))
+        parts.append(_fit_many(*(np.stack(part) for part in zip(*chunk, strict=True)), *options))
+    parts = jax.device_get(parts)
+    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+    largest = max(num_classes)
+    return dataclasses.replace(
+        stacked, weights=stacked.weights[:, :, :largest], bias=stacked.bias[:, :largest]
+    )
+
+
+def _check(
+    features: Any,
+    labels: Any,
+    teacher: Any,
+    num_classes: Any,
+    suffix: str,
+    dimension: int | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    classes = as_size(f"num_classes{suffix}", num_classes, minimum=2)
+    features = as_features(f"features{suffix}", features, dimension=dimension)
+    rows = features.shape[0]
+    if labels is None and teacher is None:
+        raise ValueError(f"labels{suffix}: expected labels, a teacher or both, got neither")
+    if labels is not None:
+        name = f"labels{suffix}"
+        labels = as_labels(name, labels, rows=rows, num_classes=classes)
+        if is_concrete(labels):
+            absent = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
+            if absent.size:
+                raise ValueError(
+                    f"{name}: expected every class of 0..{classes - 1} at least once, "
+                    f"got none of {absent.tolist()}"
+                )
+    if teacher is not None:
+        teacher = as_probabilities(f"teacher{suffix}", teacher, rows=rows, num_classes=classes)
+    return features, labels, teacher
+
+
+def _check_options(
+    teacher_weight: Any, ridge: Any, tolerance: Any, max_iterations: Any
+) -> None:
+    if is_concrete(teacher_weight) and not 0 <= float(teacher_weight) < np.inf:
+        raise ValueError(f"teacher_weight: expected a number >= 0, got {teacher_weight}")
+    for name, value in (("ridge", ridge), ("tolerance", tolerance)):
+        if is_concrete(value) and not 0 < float(value) < np.inf:
+            raise ValueError(f"{name}: expected a positive number, got {value}")
+    as_size("max_iterations", max_iterations)
+
+
+def _pad(
+    features: Array,
+    labels: Array | None,
+    teacher: Array | None,
+    classes: int,
+    rows: int,
+    width: int,
+) -> tuple[Array, ...]:
+    """Return what `_fit` takes: absent labels and teachers are -1 and zeros, so all share a shape."""
+    n, d = features.shape
+    dtype = features.dtype
+    if labels is None:
+        labels = np.full(n, -1, np.int32)
+    if teacher is None:
+        teacher = np.zeros((n, classes), dtype)
+    return (
+        pad_to(features, (rows, d)),
+        pad_to(labels, (rows,), value=-1),
+        pad_to(teacher.astype(dtype), (rows, width)),
+        pad_to(np.ones(n, dtype), (rows,)),
+        pad_to(np.ones(classes, dtype), (width,)),
+    )
+
+
+@jax.jit
+def _fit(
+    features: Array,
+    labels: Array,
+    teacher: Array,
+    row_mask: Array,
+    class_mask: Array,
+    teacher_weight: Array,
+    ridge: Array,
+    tolerance: Array,
+    max_iterations: Array,
+) -> Proxy:
+    """Solve one padded problem. Classes lead, so that a softmax reduces over the slow axis."""
+    dtype = features.dtype
+    width, d = class_mask.shape[0], features.shape[1]
+    weight = row_mask / jnp.maximum(row_mask.sum(), 1)
+    # Around the mean, in units of one: an offset of 100 costs float32 five digits otherwise.
+    origin = _matmul(weight, features)
+    x = (features - origin) * row_mask[:, None]
+    scale = jnp.sqrt(_matmul(weight, jnp.square(x)).mean())
+    scale = jnp.where(scale > 0, scale, 1)
+    x = jnp.concatenate([x / scale, jnp.ones_like(x[:, :1])], axis=1)
+    penalty = jnp.append(jnp.full(d, 1, dtype) * (ridge / jnp.square(scale)), 0).astype(dtype)
+    one_hot = (labels == jnp.arange(width)[:, None]).astype(dtype)
+    target = (one_hot + teacher_weight * teacher.T).astype(dtype) * weight
+    mass = target.sum(axis=0)
+    second_moment = _matmul((x * mass[:, None]).T, x)
+    valid = class_mask[:, None] > 0
+    floor = jnp.asarray(jnp.finfo(dtype).min, dtype)
+
+    def softmax(logits: Array) -> Array:
+        return jax.nn.softmax(jnp.where(valid, logits, floor), axis=0)
+
+    def gradient(v: Array, p: Array) -> Array:
+        return _matmul(mass * p - target, x) + penalty * v
+
+    def centre(v: Array) -> Array:
+        return (v - v.sum(axis=0) / jnp.maximum(class_mask.sum(), 1)) * class_mask[:, None]
+
+    def newton_direction(p: Array, g: Array) -> Array:
+        """Solve H u = -g by conjugate gradients, to 0.1 of |g| at first and closer at the end."""
+        curvature = jnp.sum(mass * p * (1 - p)) / jnp.maximum(class_mask.sum() - 1, 1)
+        diagonal = jnp.maximum(curvature, 1e-6)
+        block = diagonal * second_moment + jnp.diag(penalty + 1e-6 * diagonal)
+        factor = jax.scipy.linalg.solve_triangular(
+            jnp.linalg.cholesky(block), jnp.eye(d + 1, dtype=dtype), lower=True
+        )
+        inverse = _matmul(factor.T, factor)
+
+        def hessian(u: Array) -> Array:
+            q = p * _matmul(u, x.T)
+            return _matmul(mass * (q - p * q.sum(axis=0)), x) + penalty * u
+
+        norm = jnp.linalg.norm(g)
+        target_norm = jnp.maximum(jnp.minimum(0.1, jnp.sqrt(norm)) * norm, 0.3 * tolerance)
+
+        def unsolved(state: Any) -> Array:
+            return (state[0] < 200) & (jnp.linalg.norm(state[2]) > target_norm)
+
+        def step(state: Any) -> Any:
+            k, u, residual, direction, energy = state
+            image = hessian(direction)
+            length = energy / jnp.sum(direction * image)
+            u = u + length * direction
+            residual = residual - length * image
+            z = _matmul(residual, inverse)
+            new = jnp.sum(residual * z)
+            return k + 1, u, residual, z + (new / energy) * direction, new
+
+        z = -_matmul(g, inverse)
+        start = (0, jnp.zeros_like(g), -g, z, -jnp.sum(g * z))
+        return centre(jax.lax.while_loop(unsolved, step, start)[1])
+
+    def line_search(v: Array, logits: Array, u: Array) -> Array:
+        """Return t where the slope along u is a tenth of that at 0; costs no matrix product."""
+        image = _matmul(u, x.T)
+        bend = jnp.sum(penalty * u * u)
+        line = jnp.sum(penalty * v * u) - jnp.sum(target * image)
+
+        def slopes(t: Array) -> tuple[Array, Array]:
+            p = softmax(logits + t * image)
+            mean = jnp.sum(p * image, axis=0)
+            spread = jnp.sum(p * jnp.square(image), axis=0) - jnp.square(mean)
+            return jnp.sum(mass * mean) + line + t * bend, jnp.sum(mass * spread) + bend
+
+        first = jnp.abs(slopes(jnp.zeros((), dtype))[0])
+
+        def unfinished(state: Any) -> Array:
+            return (state[0] < 20) & (jnp.abs(state[4]) > 0.1 * first)
+
+        def step(state: Any) -> Any:
+            k, t, low, high, slope, bend_here = state
+            low, high = jnp.where(slope < 0, t, low), jnp.where(slope < 0, high, t)
+            guess = t - slope / bend_here
+            middle = jnp.where(jnp.isinf(high), 2 * t, 0.5 * (low + high))
+            t = jnp.where((guess > low) & (guess < high), guess, middle)
+            return k + 1, t, low, high, *slopes(t)
+
+        one, zero = jnp.ones((), dtype), jnp.zeros((), dtype)
+        start = (0, one, zero, jnp.asarray(jnp.inf, dtype), *slopes(one))
+        return jax.lax.while_loop(unfinished, step, start)[1]
+
+    def unconverged(state: Any) -> Array:
+        return (state[0] < max_iterations) & (jnp.linalg.norm(state[3]) > tolerance)
+
+    def newton(state: Any) -> Any:
+        k, v, logits, g = state
+        u = newton_direction(softmax(logits), g)
+        v = v + line_search(v, logits, u) * u
+        logits = _matmul(v, x.T)
+        return k + 1, v, logits, gradient(v, softmax(logits))
+
+    v = jnp.zeros((width, d + 1), dtype)
+    logits = jnp.zeros((width, features.shape[0]), dtype)
+    start = (jnp.zeros((), jnp.int32), v, logits, gradient(v, softmax(logits)))
+    iterations, v, logits, g = jax.lax.while_loop(unconverged, newton, start)
+    v = centre(v)
+    log_p = jax.nn.log_softmax(jnp.where(valid, logits, floor), axis=0)
+    entropy = jnp.sum(weight * jax.scipy.special.xlogy(teacher, teacher).sum(axis=1))
+    objective = (
+        -jnp.sum(target * jnp.where(valid, log_p, 0))
+        + teacher_weight * entropy
+        + 0.5 * jnp.sum(penalty * jnp.square(v))
+    ).astype(dtype)
+    weights = v[:, :-1].T / scale
+    bias = v[:, -1] - _matmul(origin, weights)
+    diagnostics = ProxyDiagnostics(objective, jnp.linalg.norm(g), iterations)
+    return Proxy(weights, bias, diagnostics)
+
+
+_fit_many = jax.jit(jax.vmap(_fit, in_axes=(0, 0, 0, 0, 0, None, None, None, None)))

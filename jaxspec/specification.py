@@ -1,0 +1,327 @@
+"""What a submitter publishes and what a user asks with.
+
+A `Specification` is {Phi = (weights, points), W}: a reduced kernel mean embedding of the
+submitter's features and a linear proxy of its model, with the class names, the feature space and
+the kernel that make the numbers mean something. A `UserSpecification` is the same for a task with
+a few labelled examples. Both are frozen pytrees: arrays are leaves, names are structure.
+
+`specify`, `specify_many` and `specify_user` make them; `check_comparable` refuses to compare what
+cannot be compared. The submitter's data never enter a specification, only what is fitted to them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxspec.checks import as_features, as_labels, as_size
+from jaxspec.kernels import Kernel, ReducedSet, kernel_label
+from jaxspec.proxy import Proxy, fit_proxies, fit_proxy
+from jaxspec.rkme import reduce_set, reduce_sets
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Specification",
+    "UserSpecification",
+    "check_comparable",
+    "same_kernel",
+    "specify",
+    "specify_many",
+    "specify_user",
+]
+
+Array = Any
+FORMAT_VERSION = 1
+_STATIC = {"static": True}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Specification:
+    """What the market knows of one learnware.
+
+    Attributes:
+        reduced_set: Phi, points (m, d) and signed weights (m,).
+        proxy: W, a linear stand-in for the model: weights (d, C), bias (C,).
+        kernel: the kernel of Phi.
+        class_names: C different names, in the order of the proxy's columns.
+        feature_space: names the public extractor that the features come from.
+        num_examples: how many examples stand behind Phi.
+        format_version: of the fields; files of another version are refused.
+    """
+
+    reduced_set: ReducedSet
+    proxy: Proxy
+    kernel: Kernel
+    class_names: tuple[str, ...] = dataclasses.field(metadata=_STATIC)
+    feature_space: str = dataclasses.field(metadata=_STATIC)
+    num_examples: int = dataclasses.field(metadata=_STATIC, default=0)
+    format_version: int = dataclasses.field(metadata=_STATIC, default=FORMAT_VERSION)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UserSpecification:
+    """What a user with a few labelled examples asks the market with.
+
+    Attributes:
+        reduced_set: Phi_T, points (n, d) with weights; the examples themselves with weights 1/n,
+            or fewer points if there were many.
+        proxy: W_T, fitted to the labels alone.
+        kernel: the kernel of Phi_T.
+        labels: (n,) int32, the class of every point of Phi_T, or None if they are not shared.
+        class_names: C_T different names.
+        feature_space: names the public extractor that the features come from.
+        num_examples: how many examples stand behind Phi_T.
+        format_version: of the fields.
+    """
+
+    reduced_set: ReducedSet
+    proxy: Proxy
+    kernel: Kernel
+    labels: Array | None
+    class_names: tuple[str, ...] = dataclasses.field(metadata=_STATIC)
+    feature_space: str = dataclasses.field(metadata=_STATIC)
+    num_examples: int = dataclasses.field(metadata=_STATIC, default=0)
+    format_version: int = dataclasses.field(metadata=_STATIC, default=FORMAT_VERSION)
+
+
+def same_kernel(a: Kernel, b: Kernel) -> bool:
+    """Tell whether two kernels have one form and one bandwidth (to float32 rounding)."""
+    return type(a) is type(b) and bool(
+        np.isclose(float(a.bandwidth), float(b.bandwidth), rtol=1e-6, atol=0.0)
+    )
+
+
+def check_comparable(name: str, one: Any, other_name: str, other: Any) -> None:
+    """Raise unless two specifications share feature space, kernel and dimension.
+
+    Raises:
+        ValueError: they do not; the message names both sides.
+    """
+    if one.feature_space != other.feature_space:
+        raise ValueError(
+            f"{name}: its feature space is {one.feature_space!r}, but {other_name} is in "
+            f"{other.feature_space!r}; specifications compare only within one feature space"
+        )
+    if not same_kernel(one.kernel, other.kernel):
+        raise ValueError(
+            f"{name}: its kernel is {kernel_label(one.kernel)}, but {other_name} has "
+            f"{kernel_label(other.kernel)}; specifications compare only under one kernel"
+        )
+
+
+def as_class_names(name: str, value: Any, count: int | None = None) -> tuple[str, ...]:
+    """Return `value` as a tuple of different, non-empty strings (`count` of them)."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name}: expected a sequence of strings, got {value!r}")
+    names = tuple(value)
+    for entry in names:
+        if not isinstance(entry, str) or not entry:
+            raise TypeError(f"{name}: expected non-empty strings, got {entry!r}")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{name}: expected different names, got {names!r}")
+    if len(names) < 2:
+        raise ValueError(f"{name}: expected at least two classes, got {names!r}")
+    if count is not None and len(names) != count:
+        raise ValueError(f"{name}: expected {count} names, one a class, got {len(names)}")
+    return names
+
+
+def _as_feature_space(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"feature_space: expected a non-empty string, got {value!r}")
+    return value
+
+
+def _as_kernel(value: Any) -> Kernel:
+    if not isinstance(value, Kernel):
+        raise TypeError(f"kernel: expected a kernel such as Gaussian(bandwidth=...), got {value!r}")
+    return value
+
+
+def specify(
+    key: Array,
+    features: Array,
+    labels: Array,
+    *,
+    class_names: Sequence[str],
+    kernel: Kernel,
+    feature_space: str,
+    teacher: Array | None = None,
+    size: int = 50,
+    teacher_weight: float = 1.0,
+    ridge: float = 1e-3,
+) -> Specification:
+    """Make the specification of one learnware.
+
+    Args:
+        key: jax random key, for the start of the reduced set.
+        features: (n, d) features Z of the submitter's data.
+        labels: (n,) integers into `class_names`.
+        class_names: the model's classes; every one needs an example.
+        kernel: the market's kernel.
+        feature_space: the market's feature space.
+        teacher: (n, C) class probabilities f(X) of the model, or None to fit the labels only.
+        size: m, points of the reduced set.
+        teacher_weight: weight of KL(f(X) || proxy) beside the cross-entropy.
+        ridge: penalty on the proxy's squared weights.
+
+    Raises:
+        ValueError, TypeError: an argument that is not as described; the message names it.
+    """
+    names = as_class_names("class_names", class_names)
+    features = as_features("features", features)
+    kernel, space = _as_kernel(kernel), _as_feature_space(feature_space)
+    proxy = fit_proxy(
+        features,
+        labels,
+        num_classes=len(names),
+        teacher=teacher,
+        teacher_weight=teacher_weight,
+        ridge=ridge,
+    )
+    reduced_set = reduce_set(key, features, size=size, kernel=kernel)
+    return Specification(
+        reduced_set, proxy, kernel, names, space, num_examples=int(features.shape[0])
+    )
+
+
+def specify_many(
+    key: Array,
+    features: Sequence[Array],
+    labels: Sequence[Array],
+    *,
+    class_names: Sequence[Sequence[str]],
+    kernel: Kernel,
+    feature_space: str,
+    teachers: Sequence[Array] | None = None,
+    size: int = 50,
+    teacher_weight: float = 1.0,
+    ridge: float = 1e-3,
+) -> list[Specification]:
+    """Make many specifications in one batched pass; like `specify`, but with sequences.
+
+    The data sets may differ in their numbers of examples and classes.
+
+    Args:
+        key: jax random key.
+        features: B arrays (n_i, d).
+        labels: B arrays (n_i,).
+        class_names: B sequences of names.
+        kernel: the market's kernel.
+        feature_space: the market's feature space.
+        teachers: B arrays (n_i, C_i) of probabilities, or None.
+        size: see `specify`.
+        teacher_weight: see `specify`.
+        ridge: see `specify`.
+
+    Returns:
+        B specifications whose leaves are numpy arrays.
+    """
+    count = len(features)
+    for name, value in (("labels", labels), ("class_names", class_names), ("teachers", teachers)):
+        if value is not None and len(value) != count:
+            raise ValueError(f"{name}: expected {count} entries as in features, got {len(value)}")
+    if not count:
+        return []
+    names = [as_class_names(f"class_names[{i}]", value) for i, value in enumerate(class_names)]
+    rows = [as_features(f"features[{i}]", value) for i, value in enumerate(features)]
+    kernel, space = _as_kernel(kernel), _as_feature_space(feature_space)
+    proxies = fit_proxies(
+        rows,
+        labels,
+        num_classes=[len(n) for n in names],
+        teachers=teachers,
+        teacher_weight=teacher_weight,
+        ridge=ridge,
+    )
+    sets = reduce_sets(key, rows, size=size, kernel=kernel)
+    proxies, sets = jax.tree.map(np.asarray, (proxies, sets))
+
+    def one(i: int) -> Specification:
+        own_set, own_proxy = jax.tree.map(lambda leaf: leaf[i], (sets, proxies))
+        classes = len(names[i])
+        own_proxy = dataclasses.replace(
+            own_proxy, weights=own_proxy.weights[:, :classes], bias=own_proxy.bias[:classes]
+        )
+        return Specification(
+            own_set, own_proxy, kernel, names[i], space, num_examples=int(rows[i].shape[0])
+        )
+
+    return [one(i) for i in range(count)]
+
+
+def specify_user(
+    features: Array,
+    labels: Array,
+    *,
+    class_names: Sequence[str],
+    kernel: Kernel,
+    feature_space: str,
+    share_labels: bool = True,
+    max_points: int = 512,
+    key: Array | None = None,
+    ridge: float = 1e-2,
+) -> UserSpecification:
+    """Make the specification of a user's task from a few labelled examples.
+
+    Args:
+        features: (n, d) features of the examples.
+        labels: (n,) integers into `class_names`.
+        class_names: the user's classes; every one needs an example.
+        kernel: the market's kernel.
+        feature_space: the market's feature space.
+        share_labels: keep the labels of the points, so that proxies can be scored on them.
+        max_points: with more examples than this, Phi_T is a reduced set, made class by class so
+            that its points keep a label; its weights add up to the classes' shares.
+        key: jax random key, needed only then.
+        ridge: penalty on the proxy's squared weights; larger than a submitter's, for ten examples
+            a class.
+
+    Raises:
+        ValueError, TypeError: an argument that is not as described; the message names it.
+    """
+    names = as_class_names("class_names", class_names)
+    features = as_features("features", features)
+    kernel, space = _as_kernel(kernel), _as_feature_space(feature_space)
+    count = features.shape[0]
+    labels = as_labels("labels", labels, rows=count, num_classes=len(names))
+    proxy = fit_proxy(features, labels, num_classes=len(names), ridge=ridge)
+    if count <= as_size("max_points", max_points, minimum=2 * len(names)):
+        weights = np.full(count, 1.0 / count, features.dtype)
+        reduced_set, point_labels = ReducedSet(features, weights), labels
+    else:
+        if key is None:
+            raise ValueError(
+                f"key: expected a jax random key to reduce {count} examples to {max_points} "
+                "points, got None"
+            )
+        reduced_set, point_labels = _reduce_by_class(
+            key, features, labels, len(names), kernel, max_points // len(names)
+        )
+    return UserSpecification(
+        reduced_set,
+        proxy,
+        kernel,
+        point_labels if share_labels else None,
+        names,
+        space,
+        num_examples=int(count),
+    )
+
+
+def _reduce_by_class(
+    key: Array, features: Array, labels: Array, classes: int, kernel: Kernel, size: int
+) -> tuple[ReducedSet, Array]:
+    """Return a reduced set of every class, joined, and its points' labels."""
+    parts = [features[labels == k] for k in range(classes)]
+    sets = jax.tree.map(np.asarray, reduce_sets(key, parts, size=size, kernel=kernel))
+    shares = np.array([len(part) / len(features) for part in parts], features.dtype)
+    points = sets.points.reshape(-1, features.shape[1])
+    weights = (sets.weights * shares[:, None]).reshape(-1)
+    return ReducedSet(points, weights), np.repeat(np.arange(classes, dtype=np.int32), size)
