@@ -12,7 +12,6 @@ tie-breaking. NaN is refused. Nothing here draws random numbers from a generator
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -367,15 +366,11 @@ def _checked_pair(scores: ArrayLike, performance: ArrayLike) -> tuple[FloatArray
 
 def _checked_count(name: str, value: int) -> int:
     """`value` as an int of at least 1."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = None
-    if count is None or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if count < 1:
-        raise ValueError(f"{name}: expected at least 1, got {count}")
-    return count
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+    return int(value)
 
 
 def _checked_ks(ks: Sequence[int]) -> tuple[int, ...]:

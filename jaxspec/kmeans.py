@@ -56,18 +56,20 @@ def kmeans_plus_plus(key: Array, rows: Array, weights: Array, size: int) -> Arra
         row = _invert(mass, draws[step] * mass[-1])
         return jnp.minimum(nearest, table[row]), chosen.at[step].set(row)
 
-    start = jnp.ones_like(weights), jnp.zeros(size, jnp.int32)
-    # At the first step `nearest` is one everywhere: drawn by weight.
     first = _invert(jnp.cumsum(weights), draws[0] * jnp.sum(weights))
-    start = table[first], start[1].at[0].set(first.astype(jnp.int32))
+    start = table[first], jnp.full(size, first, jnp.int32)
     return rows[jax.lax.fori_loop(1, size, seed, start)[1]]
 
 
-def lloyd(centres: Array, rows: Array, weights: Array, steps: int) -> Array:
-    """Return the centres (m, d) after `steps` Lloyd steps; an empty cluster keeps its centre."""
+def lloyd(centres: Array, rows: Array, weights: Array, active: Array, steps: int) -> Array:
+    """Return the centres (m, d) after `steps` Lloyd steps; an empty cluster keeps its centre.
+
+    Centres that are not `active` (m,) attract no row.
+    """
 
     def step(_: int, centres: Array) -> Array:
-        nearest = jnp.argmin(distances("sqeuclidean", rows, centres), axis=1)
+        distance = distances("sqeuclidean", rows, centres)
+        nearest = jnp.argmin(jnp.where(active, distance, jnp.inf), axis=1)
         member = jax.nn.one_hot(nearest, centres.shape[0], dtype=rows.dtype, axis=0) * weights
         total = member.sum(1)[:, None]
         sums = jnp.matmul(member, rows, precision=jax.lax.Precision.HIGHEST)

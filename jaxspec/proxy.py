@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,9 +145,7 @@ def fit_proxy(
     if not concrete:
         return _fit(*problem, *options)
     proxy = jax.device_get(_fit(*problem, *options))
-    return dataclasses.replace(
-        proxy, weights=proxy.weights[:, :classes], bias=proxy.bias[:classes]
-    )
+    return dataclasses.replace(proxy, weights=proxy.weights[:, :classes], bias=proxy.bias[:classes])
 
 
 def fit_proxies(
@@ -248,9 +246,7 @@ def _check(
     return features, labels, teacher
 
 
-def _check_options(
-    teacher_weight: Any, ridge: Any, tolerance: Any, max_iterations: Any
-) -> None:
+def _check_options(teacher_weight: Any, ridge: Any, tolerance: Any, max_iterations: Any) -> None:
     if is_concrete(teacher_weight) and not 0 <= float(teacher_weight) < np.inf:
         raise ValueError(f"teacher_weight: expected a number >= 0, got {teacher_weight}")
     for name, value in (("ridge", ridge), ("tolerance", tolerance)):
@@ -267,7 +263,7 @@ def _pad(
     rows: int,
     width: int,
 ) -> tuple[Array, ...]:
-    """Return what `_fit` takes: absent labels and teachers are -1 and zeros, so all share a shape."""
+    """Return what `_fit` takes; absent labels are -1 and an absent teacher is zeros."""
     n, d = features.shape
     dtype = features.dtype
     if labels is None:
@@ -283,6 +279,154 @@ def _pad(
     )
 
 
+class _Problem(NamedTuple):
+    """The objective in the solver's unknowns v (C, d + 1) = (s W, b), classes first.
+
+    Logits are v @ x.T, so that a softmax reduces over the slow axis: on 2 cores at n=1024, d=64,
+    C=5 the softmax took 6.5 us against 17, a Hessian product 53 us against 190.
+    """
+
+    x: Array  # (n, d + 1): centred features in units of s, and a column of ones
+    target: Array  # (C, n): weighted labels and teacher
+    mass: Array  # (n,): column sums of target
+    penalty: Array  # (d + 1,): ridge / s^2, and zero for the bias
+    valid: Array  # (C, 1): one for a class, zero for padding
+    tolerance: Array
+
+    def logits(self, v: Array) -> Array:
+        return _matmul(v, self.x.T)
+
+    def log_softmax(self, logits: Array) -> Array:
+        lowest = jnp.finfo(logits.dtype).min
+        return jax.nn.log_softmax(jnp.where(self.valid > 0, logits, lowest), axis=0)
+
+    def gradient(self, v: Array, p: Array) -> Array:
+        return _matmul(self.mass * p - self.target, self.x) + self.penalty * v
+
+    def hessian(self, u: Array, p: Array) -> Array:
+        q = p * self.logits(u)
+        return _matmul(self.mass * (q - p * q.sum(axis=0)), self.x) + self.penalty * u
+
+    def centre(self, v: Array) -> Array:
+        return (v - v.sum(axis=0) / jnp.maximum(self.valid.sum(), 1)) * self.valid
+
+
+def _newton(problem: _Problem, max_iterations: Array) -> tuple[Array, Array, Array]:
+    """Return the minimiser v (C, d + 1), its gradient norm and the number of Newton steps."""
+    x = problem.x
+    second_moment = _matmul((x * problem.mass[:, None]).T, x)
+
+    def unconverged(state: Any) -> Array:
+        return (state[0] < max_iterations) & (jnp.linalg.norm(state[3]) > problem.tolerance)
+
+    def step(state: Any) -> Any:
+        k, v, p, g = state
+        u = _newton_direction(problem, second_moment, p, g)
+        v = v + _step_length(problem, v, u) * u
+        p = jnp.exp(problem.log_softmax(problem.logits(v)))
+        return k + 1, v, p, problem.gradient(v, p)
+
+    v = jnp.zeros((problem.target.shape[0], x.shape[1]), x.dtype)
+    p = jnp.exp(problem.log_softmax(jnp.zeros_like(problem.target)))
+    start = (jnp.zeros((), jnp.int32), v, p, problem.gradient(v, p))
+    iterations, v, _, g = jax.lax.while_loop(unconverged, step, start)
+    return problem.centre(v), jnp.linalg.norm(g), iterations
+
+
+def _newton_direction(problem: _Problem, second_moment: Array, p: Array, g: Array) -> Array:
+    """Solve H u = -g by conjugate gradients, to a tenth of |g| and closer near the end."""
+    spread = jnp.sum(problem.mass * p * (1 - p)) / jnp.maximum(problem.valid.sum() - 1, 1)
+    spread = jnp.maximum(spread, 1e-6)
+    block = spread * second_moment + jnp.diag(problem.penalty + 1e-6 * spread)
+    eye = jnp.eye(block.shape[0], dtype=block.dtype)
+    factor = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(block), eye, lower=True)
+    inverse = _matmul(factor.T, factor)
+    norm = jnp.linalg.norm(g)
+    enough = jnp.maximum(jnp.minimum(0.1, jnp.sqrt(norm)) * norm, 0.3 * problem.tolerance)
+
+    def unsolved(state: Any) -> Array:
+        return (state[0] < 200) & (jnp.linalg.norm(state[2]) > enough)
+
+    def step(state: Any) -> Any:
+        k, u, residual, direction, energy = state
+        image = problem.hessian(direction, p)
+        length = energy / jnp.sum(direction * image)
+        residual = residual - length * image
+        z = _matmul(residual, inverse)
+        new = jnp.sum(residual * z)
+        return k + 1, u + length * direction, residual, z + (new / energy) * direction, new
+
+    z = -_matmul(g, inverse)
+    start = (0, jnp.zeros_like(g), -g, z, -jnp.sum(g * z))
+    return problem.centre(jax.lax.while_loop(unsolved, step, start)[1])
+
+
+def _step_length(problem: _Problem, v: Array, u: Array) -> Array:
+    """Return a t > 0 where the slope along v + t u is at most a tenth of that at zero.
+
+    By safeguarded Newton steps on the slope, which needs no further matrix product; a test on
+    the objective itself would be lost in float32 rounding near the minimum.
+    """
+    logits, image = problem.logits(v), problem.logits(u)
+    line = jnp.sum(problem.penalty * v * u) - jnp.sum(problem.target * image)
+    bend = jnp.sum(problem.penalty * u * u)
+
+    def slopes(t: Array) -> tuple[Array, Array]:
+        p = jnp.exp(problem.log_softmax(logits + t * image))
+        mean = jnp.sum(p * image, axis=0)
+        spread = jnp.sum(p * jnp.square(image), axis=0) - jnp.square(mean)
+        return (
+            jnp.sum(problem.mass * mean) + line + t * bend,
+            jnp.sum(problem.mass * spread) + bend,
+        )
+
+    one, zero = jnp.ones_like(bend), jnp.zeros_like(bend)
+    first = jnp.abs(slopes(zero)[0])
+
+    def unfinished(state: Any) -> Array:
+        return (state[0] < 20) & (jnp.abs(state[4]) > 0.1 * first)
+
+    def step(state: Any) -> Any:
+        k, t, low, high, slope, curvature = state
+        low, high = jnp.where(slope < 0, t, low), jnp.where(slope < 0, high, t)
+        guess = t - slope / curvature
+        middle = jnp.where(jnp.isinf(high), 2 * t, 0.5 * (low + high))
+        t = jnp.where((guess > low) & (guess < high), guess, middle)
+        return k + 1, t, low, high, *slopes(t)
+
+    start = (0, one, zero, zero + jnp.inf, *slopes(one))
+    return jax.lax.while_loop(unfinished, step, start)[1]
+
+
+def _prepare(
+    features: Array,
+    labels: Array,
+    teacher: Array,
+    row_mask: Array,
+    class_mask: Array,
+    teacher_weight: Array,
+    ridge: Array,
+    tolerance: Array,
+) -> tuple[_Problem, Array, Array, Array]:
+    """Return the problem, the origin (d,), the unit s, and the objective's constant part."""
+    dtype = features.dtype
+    weight = row_mask / jnp.maximum(row_mask.sum(), 1)
+    # At an offset of 100 the uncentred gradient stops above 1e-3 in float32.
+    origin = _matmul(weight, features)
+    x = (features - origin) * row_mask[:, None]
+    scale = jnp.sqrt(_matmul(weight, jnp.square(x)).mean())
+    scale = jnp.where(scale > 0, scale, 1)
+    x = jnp.concatenate([x / scale, jnp.ones_like(x[:, :1])], axis=1)
+    penalty = jnp.append(jnp.full_like(origin, ridge) / jnp.square(scale), 0).astype(dtype)
+    one_hot = (labels == jnp.arange(class_mask.shape[0])[:, None]).astype(dtype)
+    target = (one_hot + teacher_weight * teacher.T).astype(dtype) * weight
+    entropy = jnp.sum(weight * jax.scipy.special.xlogy(teacher, teacher).sum(axis=1))
+    problem = _Problem(
+        x, target, target.sum(axis=0), penalty, class_mask[:, None], jnp.asarray(tolerance, dtype)
+    )
+    return problem, origin, scale, (teacher_weight * entropy).astype(dtype)
+
+
 @jax.jit
 def _fit(
     features: Array,
@@ -295,122 +439,16 @@ def _fit(
     tolerance: Array,
     max_iterations: Array,
 ) -> Proxy:
-    """Solve one padded problem. Classes lead, so that a softmax reduces over the slow axis."""
-    dtype = features.dtype
-    width, d = class_mask.shape[0], features.shape[1]
-    weight = row_mask / jnp.maximum(row_mask.sum(), 1)
-    # Around the mean, in units of one: an offset of 100 costs float32 five digits otherwise.
-    origin = _matmul(weight, features)
-    x = (features - origin) * row_mask[:, None]
-    scale = jnp.sqrt(_matmul(weight, jnp.square(x)).mean())
-    scale = jnp.where(scale > 0, scale, 1)
-    x = jnp.concatenate([x / scale, jnp.ones_like(x[:, :1])], axis=1)
-    penalty = jnp.append(jnp.full(d, 1, dtype) * (ridge / jnp.square(scale)), 0).astype(dtype)
-    one_hot = (labels == jnp.arange(width)[:, None]).astype(dtype)
-    target = (one_hot + teacher_weight * teacher.T).astype(dtype) * weight
-    mass = target.sum(axis=0)
-    second_moment = _matmul((x * mass[:, None]).T, x)
-    valid = class_mask[:, None] > 0
-    floor = jnp.asarray(jnp.finfo(dtype).min, dtype)
-
-    def softmax(logits: Array) -> Array:
-        return jax.nn.softmax(jnp.where(valid, logits, floor), axis=0)
-
-    def gradient(v: Array, p: Array) -> Array:
-        return _matmul(mass * p - target, x) + penalty * v
-
-    def centre(v: Array) -> Array:
-        return (v - v.sum(axis=0) / jnp.maximum(class_mask.sum(), 1)) * class_mask[:, None]
-
-    def newton_direction(p: Array, g: Array) -> Array:
-        """Solve H u = -g by conjugate gradients, to 0.1 of |g| at first and closer at the end."""
-        curvature = jnp.sum(mass * p * (1 - p)) / jnp.maximum(class_mask.sum() - 1, 1)
-        diagonal = jnp.maximum(curvature, 1e-6)
-        block = diagonal * second_moment + jnp.diag(penalty + 1e-6 * diagonal)
-        factor = jax.scipy.linalg.solve_triangular(
-            jnp.linalg.cholesky(block), jnp.eye(d + 1, dtype=dtype), lower=True
-        )
-        inverse = _matmul(factor.T, factor)
-
-        def hessian(u: Array) -> Array:
-            q = p * _matmul(u, x.T)
-            return _matmul(mass * (q - p * q.sum(axis=0)), x) + penalty * u
-
-        norm = jnp.linalg.norm(g)
-        target_norm = jnp.maximum(jnp.minimum(0.1, jnp.sqrt(norm)) * norm, 0.3 * tolerance)
-
-        def unsolved(state: Any) -> Array:
-            return (state[0] < 200) & (jnp.linalg.norm(state[2]) > target_norm)
-
-        def step(state: Any) -> Any:
-            k, u, residual, direction, energy = state
-            image = hessian(direction)
-            length = energy / jnp.sum(direction * image)
-            u = u + length * direction
-            residual = residual - length * image
-            z = _matmul(residual, inverse)
-            new = jnp.sum(residual * z)
-            return k + 1, u, residual, z + (new / energy) * direction, new
-
-        z = -_matmul(g, inverse)
-        start = (0, jnp.zeros_like(g), -g, z, -jnp.sum(g * z))
-        return centre(jax.lax.while_loop(unsolved, step, start)[1])
-
-    def line_search(v: Array, logits: Array, u: Array) -> Array:
-        """Return t where the slope along u is a tenth of that at 0; costs no matrix product."""
-        image = _matmul(u, x.T)
-        bend = jnp.sum(penalty * u * u)
-        line = jnp.sum(penalty * v * u) - jnp.sum(target * image)
-
-        def slopes(t: Array) -> tuple[Array, Array]:
-            p = softmax(logits + t * image)
-            mean = jnp.sum(p * image, axis=0)
-            spread = jnp.sum(p * jnp.square(image), axis=0) - jnp.square(mean)
-            return jnp.sum(mass * mean) + line + t * bend, jnp.sum(mass * spread) + bend
-
-        first = jnp.abs(slopes(jnp.zeros((), dtype))[0])
-
-        def unfinished(state: Any) -> Array:
-            return (state[0] < 20) & (jnp.abs(state[4]) > 0.1 * first)
-
-        def step(state: Any) -> Any:
-            k, t, low, high, slope, bend_here = state
-            low, high = jnp.where(slope < 0, t, low), jnp.where(slope < 0, high, t)
-            guess = t - slope / bend_here
-            middle = jnp.where(jnp.isinf(high), 2 * t, 0.5 * (low + high))
-            t = jnp.where((guess > low) & (guess < high), guess, middle)
-            return k + 1, t, low, high, *slopes(t)
-
-        one, zero = jnp.ones((), dtype), jnp.zeros((), dtype)
-        start = (0, one, zero, jnp.asarray(jnp.inf, dtype), *slopes(one))
-        return jax.lax.while_loop(unfinished, step, start)[1]
-
-    def unconverged(state: Any) -> Array:
-        return (state[0] < max_iterations) & (jnp.linalg.norm(state[3]) > tolerance)
-
-    def newton(state: Any) -> Any:
-        k, v, logits, g = state
-        u = newton_direction(softmax(logits), g)
-        v = v + line_search(v, logits, u) * u
-        logits = _matmul(v, x.T)
-        return k + 1, v, logits, gradient(v, softmax(logits))
-
-    v = jnp.zeros((width, d + 1), dtype)
-    logits = jnp.zeros((width, features.shape[0]), dtype)
-    start = (jnp.zeros((), jnp.int32), v, logits, gradient(v, softmax(logits)))
-    iterations, v, logits, g = jax.lax.while_loop(unconverged, newton, start)
-    v = centre(v)
-    log_p = jax.nn.log_softmax(jnp.where(valid, logits, floor), axis=0)
-    entropy = jnp.sum(weight * jax.scipy.special.xlogy(teacher, teacher).sum(axis=1))
-    objective = (
-        -jnp.sum(target * jnp.where(valid, log_p, 0))
-        + teacher_weight * entropy
-        + 0.5 * jnp.sum(penalty * jnp.square(v))
-    ).astype(dtype)
+    """Solve one padded problem."""
+    problem, origin, scale, constant = _prepare(
+        features, labels, teacher, row_mask, class_mask, teacher_weight, ridge, tolerance
+    )
+    v, gradient_norm, iterations = _newton(problem, max_iterations)
+    log_p = problem.log_softmax(problem.logits(v)) * problem.valid
+    objective = constant - jnp.sum(problem.target * log_p) + 0.5 * jnp.sum(problem.penalty * v * v)
     weights = v[:, :-1].T / scale
     bias = v[:, -1] - _matmul(origin, weights)
-    diagnostics = ProxyDiagnostics(objective, jnp.linalg.norm(g), iterations)
-    return Proxy(weights, bias, diagnostics)
+    return Proxy(weights, bias, ProxyDiagnostics(objective, gradient_norm, iterations))
 
 
 _fit_many = jax.jit(jax.vmap(_fit, in_axes=(0, 0, 0, 0, 0, None, None, None, None)))

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.checks import as_features, as_size, is_concrete
-from jaxspec.kernels import Kernel, ReducedSet, distances, squared_mmd
+from jaxspec.kernels import Kernel, ReducedSet, distances, inner_product, squared_mmd
 from jaxspec.kmeans import kmeans_plus_plus, lloyd, systematic_sample
 from jaxspec.shapes import bucket, pad_to
 
@@ -37,6 +37,9 @@ BLOCK_SIZE = 8192  # rows a data block: with m = 200 its Gram block is 6.5 MB
 EXACT_ERROR_ROWS = 2048  # up to here the error is computed without being asked for: n^2 d work
 SAMPLE_ROWS = 10  # rows of the start's sample per point
 CG_STEPS = 4
+LLOYD_STEPS = 3
+DAMPING = 0.03
+CHUNK_SETS = 16
 
 
 @jax.tree_util.register_dataclass
@@ -145,12 +148,9 @@ def _inverse(matrix: Array) -> Array:
 def _solve(gram: Array, target: Array, support: Array) -> tuple[Array, Array]:
     """Return weights on the support and the inverse there (zero elsewhere)."""
     pair = support[:, None] & support[None, :]
-    eye = jnp.eye(gram.shape[0], dtype=gram.dtype)
     jitter = _jitter(gram.shape[0], gram.dtype) * gram[0, 0]
-    matrix = jnp.where(pair, gram, 0.0) + eye * jnp.where(support, jitter, 1.0)
-    lower = jnp.linalg.cholesky(matrix)
-    half = jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
-    inverse = jnp.where(pair, _matmul(half.T, half), 0.0)
+    matrix = jnp.where(pair, gram, 0.0) + jnp.diag(jnp.where(support, jitter, 1.0))
+    inverse = jnp.where(pair, _inverse(matrix), 0.0)
     weights = _matmul(inverse, target)
     # One refinement step: the product with an explicit inverse alone loses digits.
     residual = jnp.where(support, target - _matmul(matrix, weights), 0.0)
@@ -188,29 +188,22 @@ def _solve_nonnegative(gram: Array, target: Array, active: Array) -> tuple[Array
     return jnp.maximum(weights, 0.0), inverse
 
 
-def _weights(nonnegative: bool, gram: Array, target: Array, active: Array) -> tuple[Array, Array]:
-    return (_solve_nonnegative if nonnegative else _solve)(gram, target, active)
-
-
-def _gram_of(kernel: Kernel, points: Array) -> tuple[Array, Array, Array]:
-    """Return K_UU, kappa = -2 k' and rho = 4 k'' of the points, with exact diagonals."""
-    off = 1.0 - jnp.eye(points.shape[0], dtype=points.dtype)
-    distance = _distances(kernel.metric, points, points) * off
-    (values, slopes), (_, curvature) = jax.jvp(
-        partial(_profile, kernel), (distance,), (jnp.ones_like(distance),)
-    )
-    return values, -2.0 * slopes, 4.0 * curvature
-
-
 def _evaluate(
     kernel: Kernel, points: Array, data: _Data, active: Array, nonnegative: bool
 ) -> _Point:
     target, pull = _data_term(kernel, points, data)
-    gram, kappa, rho = _gram_of(kernel, points)
-    weights, inverse = _weights(nonnegative, gram, target, active)
-    own = _pull(kernel.metric, -0.5 * kappa * weights[None, :], points, points)
-    # With jitter the explained part is beta (2 v - (K + jitter) beta); at the best weights, beta v.
-    return _Point(points, weights, -_matmul(weights, target), own - pull, kappa, rho, inverse)
+    off = 1.0 - jnp.eye(points.shape[0], dtype=points.dtype)  # rounding on the diagonal
+    distance = _distances(kernel.metric, points, points) * off
+    (gram, slopes), (_, curvature) = jax.jvp(
+        partial(_profile, kernel), (distance,), (jnp.ones_like(distance),)
+    )
+    # The sum norm has no second derivative at zero; k'^2 / k has the scale of one.
+    kappa = jnp.square(slopes) / gram if kernel.metric == "cityblock" else -2.0 * slopes
+    weights, inverse = (_solve_nonnegative if nonnegative else _solve)(gram, target, active)
+    own = _pull(kernel.metric, slopes * weights[None, :], points, points)
+    # With jitter the explained part is beta (2 v - (K + jitter) beta): at the best weights beta v.
+    value = -_matmul(weights, target)
+    return _Point(points, weights, value, own - pull, kappa, 4.0 * curvature, inverse)
 
 
 def _direction(at: _Point, damping: Array, metric: str) -> tuple[Array, Array]:
@@ -228,13 +221,9 @@ def _direction(at: _Point, damping: Array, metric: str) -> tuple[Array, Array]:
         y = beta * x
         if metric == "cityblock":  # no second derivative: the leading part stands for the whole
             return beta * _matmul(at.kappa, y) + damping * scale * x
-        own = (points * y).sum(1)
-        cross = _matmul(points, y.T)
-        inner = at.rho * (cross - own[None, :])  # rho_jl (U_j - U_l) . Y_l
-        change = -(at.kappa * (cross.T - own[:, None])).sum(0) * -1.0
-        fix = at.kappa * _matmul(at.inverse, -(at.kappa * (own[:, None] - cross.T)).sum(0))[None, :]
-        del change
-        mixed = fix - inner
+        along = _matmul(points, y.T) - (points * y).sum(1)[None, :]  # (U_j - U_l) . y_l
+        fixed = _matmul(at.inverse, (at.kappa * along).sum(1))  # the weights' own answer
+        mixed = at.kappa * fixed[None, :] - at.rho * along
         curved = mixed.sum(1)[:, None] * points - _matmul(mixed, points)
         return beta * (_matmul(at.kappa, y) + curved) + damping * scale * x
 
@@ -254,3 +243,364 @@ def _direction(at: _Point, damping: Array, metric: str) -> tuple[Array, Array]:
     step, left, _, _ = jax.lax.fori_loop(0, CG_STEPS, conjugate, state)
     # The objective's model is 2 g.s + s.H s; with H s = -g - left that is g.s - left.s.
     return step, jnp.vdot(left - gradient, step)
+
+
+def _optimise(
+    kernel: Kernel,
+    points: Array,
+    data: _Data,
+    active: Array,
+    nonnegative: bool,
+    max_iterations: int,
+    tolerance: Array,
+) -> _State:
+    """Levenberg-Marquardt: one evaluation an iteration, damping up on failure, down on success.
+
+    Stops when a step gains, or is predicted to gain, less than `tolerance`, a squared MMD.
+    """
+
+    def advance(state: _State) -> _State:
+        step, predicted = _direction(state.best, state.damping, kernel.metric)
+        trial = _evaluate(kernel, state.best.points + step, data, active, nonnegative)
+        gain = state.best.value - trial.value
+        success = gain > 0  # False for NaN
+        best = jax.tree.map(partial(jnp.where, success), trial, state.best)
+        damping = jnp.where(success, jnp.maximum(0.3 * state.damping, 1e-6), 4.0 * state.damping)
+        done = jnp.where(success, gain, predicted) < tolerance
+        return _State(best, damping, state.iterations + 1, done | (damping > 1e6))
+
+    start = _State(
+        _evaluate(kernel, points, data, active, nonnegative),
+        jnp.asarray(DAMPING, points.dtype),
+        jnp.zeros((), jnp.int32),
+        jnp.zeros((), bool),
+    )
+    return jax.lax.while_loop(
+        lambda s: ~s.done & (s.iterations < max_iterations), advance, start
+    )
+
+
+def _fit(
+    key: Array,
+    rows: Array,
+    weights: Array,
+    active: Array,
+    kernel: Kernel,
+    tolerance: Array,
+    *,
+    nonnegative: bool,
+    max_iterations: int,
+    block_size: int,
+) -> _State:
+    """Start and optimise on centred rows with weights that sum to one."""
+    size, n = active.shape[0], rows.shape[0]
+    sample_key, seed_key = jax.random.split(key)
+    sample, sample_weights = rows, weights
+    if n > SAMPLE_ROWS * size:
+        sample = rows[systematic_sample(sample_key, weights, SAMPLE_ROWS * size)]
+        sample_weights = jnp.full(SAMPLE_ROWS * size, 1.0 / (SAMPLE_ROWS * size), rows.dtype)
+    points = kmeans_plus_plus(seed_key, sample, sample_weights, size)
+    points = lloyd(points, sample, sample_weights, active, LLOYD_STEPS)
+    # k(x, x) = 1, so the noise of the data's own embedding is about (1 - |mu|^2) / n.
+    noise = jnp.sum(jnp.square(weights))
+    return _optimise(
+        kernel,
+        points,
+        _in_blocks(rows, weights, block_size),
+        active,
+        nonnegative,
+        max_iterations,
+        tolerance * noise,
+    )
+
+
+def _in_blocks(rows: Array, weights: Array, block_size: int) -> _Data:
+    blocks = -(-rows.shape[0] // block_size)
+    length = rows.shape[0] if blocks == 1 else block_size
+    extra = blocks * length - rows.shape[0]
+    return _Data(
+        jnp.pad(rows, ((0, extra), (0, 0))).reshape(blocks, length, -1),
+        jnp.pad(weights, (0, extra)).reshape(blocks, length),
+    )
+
+
+def _centre(rows: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Return rows around their mean, weights that sum to one, and the mean."""
+    weights = weights / weights.sum()
+    origin = _matmul(weights, rows)
+    return jnp.where(weights[:, None] > 0, rows - origin, 0.0), weights, origin
+
+
+def _reduce(
+    key: Array,
+    rows: Array,
+    weights: Array,
+    active: Array,
+    kernel: Kernel,
+    tolerance: Array,
+    *,
+    exact_error: bool,
+    **static: Any,
+) -> ReducedSet:
+    rows, weights, origin = _centre(rows, weights)
+    state = _fit(key, rows, weights, active, kernel, tolerance, **static)
+    best = state.best
+    gradient = 2.0 * jnp.linalg.norm(best.weights[:, None] * best.residual)
+    squared = relative = None
+    if exact_error:
+        found, given = ReducedSet(best.points, best.weights), ReducedSet(rows, weights)
+        squared = squared_mmd(kernel, given, found)
+        # |mu|^2 = |mu - phi|^2 + 2 <mu, phi> - |phi|^2, all but the first known here.
+        relative = squared / (squared - best.value)
+    diagnostics = Diagnostics(squared, relative, gradient, state.iterations)
+    return ReducedSet(best.points + origin, best.weights, diagnostics)
+
+
+_STATIC = ("nonnegative", "max_iterations", "exact_error", "block_size")
+_reduce_jit = partial(jax.jit, static_argnames=_STATIC)(_reduce)
+
+
+def reduce_set(
+    key: Array,
+    Z: Array,
+    *,
+    size: int,
+    kernel: Kernel,
+    weights: Array | None = None,
+    nonnegative: bool = False,
+    max_iterations: int = 30,
+    tolerance: float = 2e-3,
+    exact_error: bool | None = None,
+    block_size: int = BLOCK_SIZE,
+) -> ReducedSet:
+    """Return `size` weighted points whose embedding is close to the mean embedding of Z.
+
+    Args:
+        key: a jax random key; it draws the start.
+        Z: (n, d) features.
+        size: m, static. With fewer distinct rows than m the points repeat and share weight.
+        kernel: a kernel; `kernels.median_bandwidth` gives its bandwidth.
+        weights: (n,) nonnegative weights of the rows, scaled to sum to one; None for 1/n. Rows
+            of weight zero count for nothing, so they may be padding.
+        nonnegative: whether to hold the weights of the points nonnegative. They still need not
+            sum to one.
+        max_iterations: at most this many passes over the data after the first.
+        tolerance: stop when a step gains less than this share of the data's sampling noise
+            (about (1 - |mu|^2) / n). Zero goes on to `max_iterations` or to rounding.
+        exact_error: whether to compute the error, n^2 d work; None does so up to 2048 rows.
+        block_size: rows of Z in a block of the data pass.
+
+    Returns:
+        points (m, d), weights (m,) and `Diagnostics`.
+
+    Raises:
+        ValueError: Z is empty, not (n, d), or not finite; sizes below one.
+    """
+    rows = as_features("Z", Z)
+    as_size("size", size)
+    n = rows.shape[0]
+    return _reduce_jit(
+        key,
+        rows,
+        _row_weights(weights, rows),
+        np.ones(size, bool),
+        kernel,
+        tolerance,
+        nonnegative=nonnegative,
+        max_iterations=as_size("max_iterations", max_iterations, minimum=0),
+        exact_error=n <= EXACT_ERROR_ROWS if exact_error is None else exact_error,
+        block_size=as_size("block_size", block_size),
+    )
+
+
+def _row_weights(weights: Array | None, rows: Array) -> Array:
+    n = rows.shape[0]
+    if weights is None:
+        return np.full(n, 1.0 / n, rows.dtype)
+    if np.shape(weights) != (n,):
+        raise ValueError(f"weights: expected shape ({n},), one a row, got {np.shape(weights)}")
+    if is_concrete(weights):
+        weights = np.asarray(weights, rows.dtype)
+        if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
+            raise ValueError("weights: expected finite nonnegative numbers, not all zero")
+    return weights
+
+
+def reduce_sets(
+    key: Array,
+    features: Sequence[Array],
+    *,
+    size: int,
+    kernel: Kernel,
+    nonnegative: bool = False,
+    max_iterations: int = 30,
+    tolerance: float = 2e-3,
+    exact_error: bool = False,
+    block_size: int = BLOCK_SIZE,
+) -> ReducedSet:
+    """Return the reduced sets of many data sets: points (b, m, d), weights (b, m).
+
+    Sets are padded to one bucketed number of rows and go through one compiled function, a chunk
+    of sets at a time; another batch of the same bucket compiles nothing.
+
+    Args:
+        key: a jax random key, split into one a set.
+        features: b arrays (n_i, d) with one d.
+        size: m.
+        kernel: one kernel for all sets.
+        nonnegative: see `reduce_set`, as all that follow.
+        max_iterations: passes over the data.
+        tolerance: share of the sampling noise.
+        exact_error: the error costs as much as many steps here: off unless asked for.
+        block_size: rows in a block.
+
+    Raises:
+        ValueError: no set, or one that `reduce_set` would refuse.
+    """
+    if len(features) == 0:
+        raise ValueError("features: expected at least one data set, got none")
+    as_size("size", size)
+    sets = [as_features("features[0]", features[0])]
+    for i, one in enumerate(features[1:], start=1):
+        sets.append(as_features(f"features[{i}]", one, dimension=sets[0].shape[1]))
+    rows = bucket(max(one.shape[0] for one in sets))
+    keys = jax.random.split(key, len(sets))
+    keys = np.asarray(jax.random.key_data(keys)) if is_concrete(keys) else keys
+    chunk = min(CHUNK_SETS, bucket(len(sets), minimum=1))
+    found = []
+    for first in range(0, len(sets), chunk):
+        part = sets[first : first + chunk]
+        part = part + part[:1] * (chunk - len(part))  # a short last chunk does not compile anew
+        index = np.minimum(np.arange(first, first + chunk), len(sets) - 1)
+        found.append(
+            _reduce_batch(
+                keys[index],
+                np.stack([pad_to(one, (rows, one.shape[1])) for one in part]),
+                np.stack([pad_to(_row_weights(None, one), (rows,)) for one in part]),
+                np.ones(size, bool),
+                kernel,
+                tolerance,
+                        nonnegative=nonnegative,
+                max_iterations=as_size("max_iterations", max_iterations, minimum=0),
+                exact_error=exact_error,
+                block_size=as_size("block_size", block_size),
+            )
+        )
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(sets)], *found)
+
+
+@partial(jax.jit, static_argnames=_STATIC)
+def _reduce_batch(
+    key_data: Array, rows: Array, weights: Array, active: Array, kernel: Kernel, tolerance: Array,
+    **static: Any,
+) -> ReducedSet:
+    def one(key: Array, rows: Array, weights: Array) -> ReducedSet:
+        return _reduce(key, rows, weights, active, kernel, tolerance, **static)
+
+    return jax.vmap(one)(jax.random.wrap_key_data(key_data), rows, weights)
+
+
+def best_weights(
+    kernel: Kernel,
+    points: Array,
+    Z: Array,
+    *,
+    weights: Array | None = None,
+    nonnegative: bool = False,
+    block_size: int = BLOCK_SIZE,
+) -> Array:
+    """Return the weights (m,) that bring the points' embedding closest to that of Z.
+
+    (K_UU + jitter I)^-1 K_UZ 1/n by Cholesky, with jitter = 2 m eps: of the size of the rounding
+    in the factor itself. Equal points share their weight.
+
+    Args:
+        kernel: a kernel.
+        points: (m, d).
+        Z: (n, d) features.
+        weights: (n,) weights of the rows, as in `reduce_set`.
+        nonnegative: the best among nonnegative weights, by an active set.
+        block_size: rows of Z in a block.
+
+    Raises:
+        ValueError: shapes that do not agree, or entries that are not finite.
+    """
+    points = as_features("points", points)
+    rows = as_features("Z", Z, dimension=points.shape[1])
+    as_size("block_size", block_size)
+    row_weights = _row_weights(weights, rows)
+    return _best_weights(kernel, points, rows, row_weights, nonnegative, block_size)
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def _best_weights(
+    kernel: Kernel, points: Array, rows: Array, weights: Array, nonnegative: bool, block_size: int
+) -> Array:
+    rows, weights, origin = _centre(rows, weights)
+    data = _in_blocks(rows, weights, block_size)
+    active = jnp.ones(points.shape[0], bool)
+    return _evaluate(kernel, points - origin, data, active, nonnegative).weights
+
+
+def suggest_size(
+    Z: Array,
+    kernel: Kernel,
+    *,
+    key: Array | None = None,
+    max_size: int | None = None,
+    max_iterations: int = 10,
+) -> int:
+    """Return the smallest size at which a reduced set's error is below the data's noise.
+
+    The noise is the expected squared MMD between the embedding of n rows and that of their
+    distribution, (mean k(z, z) - |mu|^2) / (n - 1), unbiased. Sizes double until the optimiser's
+    error is below it, then bisection between the last two; the error falls with the size up to
+    the optimiser's luck, so the answer may be a point or two off. |mu|^2 costs n^2 d once.
+
+    Args:
+        Z: (n, d) features.
+        kernel: a kernel.
+        key: a jax random key for the starts; None for a fixed one.
+        max_size: the largest answer; None for n.
+        max_iterations: of each trial, as in `reduce_set`.
+
+    Raises:
+        ValueError: as `reduce_set`.
+    """
+    rows = as_features("Z", Z)
+    limit = rows.shape[0] if max_size is None else as_size("max_size", max_size)
+    key = jax.random.key(0) if key is None else key
+    weights = _row_weights(None, rows)
+    norm = float(inner_product(kernel, rows - rows.mean(0), rows - rows.mean(0)))
+    noise = (1.0 - norm) / max(rows.shape[0] - 1, 1)
+
+    def enough(size: int) -> bool:
+        active = np.arange(bucket(size)) < size  # one compilation for all sizes of a bucket
+        return norm - float(_explained(key, rows, weights, active, kernel, max_iterations)) < noise
+
+    low, high = 0, 1  # `low` is too small, `high` is the next to try
+    while high < limit and not enough(high):
+        low, high = high, 2 * high
+    high = min(high, limit)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+@partial(jax.jit, static_argnums=5)
+def _explained(
+    key: Array, rows: Array, weights: Array, active: Array, kernel: Kernel, max_iterations: int
+) -> Array:
+    rows, weights, _ = _centre(rows, weights)
+    return -_fit(
+        key,
+        rows,
+        weights,
+        active,
+        kernel,
+        0.0,
+        nonnegative=False,
+        max_iterations=max_iterations,
+        block_size=BLOCK_SIZE,
+    ).best.value

@@ -1,0 +1,317 @@
+"""A market of really trained models on pictures in several contexts, for the demo and the study.
+
+`draw_market` splits the pictures of every context among developers and users and draws label
+spaces over them; `train_heads` trains one nonlinear head a developer on the shared backbone's
+features; `direct_truth` measures every model on every user's test pictures. What a market ever
+sees of this are the first `MARKET_DIMENSION` columns of the features and the models' outputs.
+
+A label space is a partition of the ten garments into five named groups. All label spaces of a
+market are drawn over the same pictures, so that P(X) alone does not tell their models apart; two
+groups are common to both developers' spaces, so that they overlap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = [
+    "MARKET_DIMENSION",
+    "Developer",
+    "LabelSpace",
+    "MarketDraw",
+    "User",
+    "direct_accuracy",
+    "direct_truth",
+    "draw_label_spaces",
+    "draw_market",
+    "predict",
+    "train_heads",
+]
+
+Array = Any
+MARKET_DIMENSION = 64
+GROUPS = 5
+SHARED_GROUPS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSpace:
+    """Groups of garments under names.
+
+    Attributes:
+        names: one name a class.
+        of_garment: (garments,) the class that each garment belongs to.
+    """
+
+    names: tuple[str, ...]
+    of_garment: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Developer:
+    """One developer's task: the rows of its pictures and their classes."""
+
+    name: str
+    context: int
+    space: LabelSpace
+    rows: np.ndarray
+    labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class User:
+    """One user's task: a few labelled examples, and test pictures that only the truth uses."""
+
+    name: str
+    context: int
+    space: LabelSpace
+    rows: np.ndarray
+    labels: np.ndarray
+    test_rows: np.ndarray
+    test_labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class MarketDraw:
+    """Developers and homogeneous users in one order, and users of a label space nobody has."""
+
+    developers: tuple[Developer, ...]
+    users: tuple[User, ...]
+    strangers: tuple[User, ...]
+
+
+def _space(groups: Sequence[Sequence[int]], garments: Sequence[str]) -> LabelSpace:
+    of_garment = np.zeros(len(garments), np.int32)
+    for k, group in enumerate(groups):
+        of_garment[list(group)] = k
+    return LabelSpace(tuple(" / ".join(garments[g] for g in group) for group in groups), of_garment)
+
+
+def _pairs(garments: Sequence[int], rng: np.random.Generator) -> list[tuple[int, ...]]:
+    order = rng.permutation(garments)
+    return [tuple(sorted(int(g) for g in order[i : i + 2])) for i in range(0, len(order), 2)]
+
+
+def draw_label_spaces(
+    garments: Sequence[str], rng: np.random.Generator
+) -> tuple[LabelSpace, LabelSpace, LabelSpace]:
+    """Return two developers' spaces with two groups in common, and one that shares no group."""
+    first = _pairs(range(len(garments)), rng)
+    kept = first[:SHARED_GROUPS]
+    rest = [g for group in first[SHARED_GROUPS:] for g in group]
+
+    def draw(pool: Sequence[int], taken: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        while True:
+            groups = _pairs(pool, rng)
+            if not set(groups) & set(taken):
+                return groups
+
+    second = kept + draw(rest, first)
+    third = draw(range(len(garments)), first + second)
+    a, b, c = (_space(groups, garments) for groups in (first, second, third))
+    return a, b, c
+
+
+def draw_market(
+    labels: np.ndarray,
+    contexts: np.ndarray,
+    class_names: Sequence[str],
+    context_names: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    developer_size: int = 800,
+    examples_per_class: int = 10,
+    test_size: int = 1200,
+) -> MarketDraw:
+    """Draw 2 developers, 2 users and 1 stranger for every context.
+
+    The developers of a context have the same pictures; users have others, their labelled examples
+    are no test pictures of anybody.
+
+    Args:
+        labels: (N,) garment of every picture.
+        contexts: (N,) context of every picture.
+        class_names: garments.
+        context_names: contexts.
+        rng: source of all choices.
+        developer_size: pictures of a developer.
+        examples_per_class: labelled examples of a user.
+        test_size: test pictures of a user (fewer if a context has fewer).
+    """
+    first, second, third = draw_label_spaces(class_names, rng)
+    developers, users, strangers = [], [], []
+    for context, name in enumerate(context_names):
+        rows = rng.permutation(np.flatnonzero(contexts == context))
+        own, fresh = rows[:developer_size], rows[developer_size:]
+        pool = 6 * GROUPS * examples_per_class
+        support, test = fresh[:pool], fresh[pool : pool + test_size]
+        for tag, space in (("A", first), ("B", second), ("C", third)):
+            classes = space.of_garment[labels[support]]
+            chosen = np.concatenate(
+                [
+                    rng.permutation(support[classes == k])[:examples_per_class]
+                    for k in range(GROUPS)
+                ]
+            )
+            user = User(
+                f"{name} {tag}",
+                context,
+                space,
+                chosen,
+                space.of_garment[labels[chosen]],
+                test,
+                space.of_garment[labels[test]],
+            )
+            if tag == "C":
+                strangers.append(user)
+                continue
+            users.append(user)
+            developers.append(
+                Developer(f"{name} {tag}", context, space, own, space.of_garment[labels[own]])
+            )
+    return MarketDraw(tuple(developers), tuple(users), tuple(strangers))
+
+
+def _head() -> Any:
+    from flax import linen
+
+    return linen.Sequential(
+        [
+            linen.Dense(128),
+            linen.relu,
+            linen.Dropout(0.2, deterministic=False),
+            linen.Dense(GROUPS),
+        ]
+    )
+
+
+def train_heads(
+    features: np.ndarray,
+    developers: Sequence[Developer],
+    *,
+    seed: int = 0,
+    epochs: int = 25,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> Any:
+    """Train one head a developer: a hidden layer of 128, dropout, AdamW with a cosine schedule.
+
+    Args:
+        features: (N, d) all pictures' features.
+        developers: tasks with equally many pictures.
+        seed: of initial weights, batches and dropout.
+        epochs: passes over a developer's pictures.
+        batch_size: pictures a step.
+        progress: called with (epochs done, epochs).
+
+    Returns:
+        flax parameters with a leading axis of developers.
+    """
+    import optax
+
+    head = _head()
+    rows = np.stack([developer.rows for developer in developers])
+    inputs = jnp.asarray(features[rows], jnp.float32)
+    targets = jnp.asarray(np.stack([developer.labels for developer in developers]))
+    models, count = rows.shape
+    steps = count // batch_size
+    optimiser = optax.adamw(optax.cosine_decay_schedule(3e-3, epochs * steps), weight_decay=1e-2)
+
+    def initialise(key: Array) -> tuple[Any, Any]:
+        parameters = head.init({"params": key, "dropout": key}, inputs[0, :1])
+        return parameters, optimiser.init(parameters)
+
+    def loss(parameters: Any, key: Array, x: Array, y: Array) -> Array:
+        logits = head.apply(parameters, x, rngs={"dropout": key})
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    def epoch(parameters: Any, state: Any, key: Array, x: Array, y: Array) -> tuple[Any, Any]:
+        order_key, dropout_key = jax.random.split(key)
+        order = jax.random.permutation(order_key, count)[: steps * batch_size]
+
+        def step(carry: Any, batch: tuple[Array, Array]) -> tuple[Any, None]:
+            parameters, state = carry
+            chosen, key = batch
+            gradient = jax.grad(loss)(parameters, key, x[chosen], y[chosen])
+            updates, state = optimiser.update(gradient, state, parameters)
+            return (optax.apply_updates(parameters, updates), state), None
+
+        keys = jax.random.split(dropout_key, steps)
+        carry, _ = jax.lax.scan(
+            step, (parameters, state), (order.reshape(steps, batch_size), keys)
+        )
+        return carry
+
+    run_epoch = jax.jit(jax.vmap(epoch))
+    key = jax.random.key(seed)
+    parameters, state = jax.jit(jax.vmap(initialise))(jax.random.split(key, models))
+    for done in range(epochs):
+        keys = jax.random.split(jax.random.fold_in(key, done), models)
+        parameters, state = run_epoch(parameters, state, keys, inputs, targets)
+        if progress is not None:
+            jax.block_until_ready(parameters)
+            progress(done + 1, epochs)
+    return parameters
+
+
+@jax.jit
+def _forward(parameters: Any, inputs: Array) -> Array:
+    layers = parameters["params"]
+    first, last = layers["layers_0"], layers["layers_3"]
+    hidden = jax.nn.relu(inputs @ first["kernel"] + first["bias"])
+    return jax.nn.softmax(hidden @ last["kernel"] + last["bias"])
+
+
+def predict(parameters: Any, model: int, features: np.ndarray) -> np.ndarray:
+    """Return one head's class probabilities, (n, C), for features (n, d); without dropout."""
+    own = jax.tree.map(lambda leaf: leaf[model], parameters)
+    return np.asarray(_forward(own, features))
+
+
+def direct_accuracy(
+    probabilities: np.ndarray, model_names: Sequence[str], labels: np.ndarray, names: Sequence[str]
+) -> np.ndarray:
+    """Return whether the model names the right class, (n,) bool.
+
+    Args:
+        probabilities: (n, C) of the model.
+        model_names: its C classes.
+        labels: (n,) of the user.
+        names: the user's classes; the model is asked for the likeliest of those it shares.
+    """
+    to_user = {name: k for k, name in enumerate(names)}
+    of_user = np.array([to_user.get(name, -1) for name in model_names])
+    if not (of_user >= 0).any():
+        return np.zeros(len(labels), bool)
+    shared = np.where(of_user >= 0, probabilities, -1.0)
+    return of_user[shared.argmax(axis=1)] == labels
+
+
+def direct_truth(
+    parameters: Any, draw: MarketDraw, features: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Run every model on every user's pictures.
+
+    Returns:
+        for each user (models, tests) bool, whether the model is right on the test picture; and
+        (users, models) the accuracy on the user's labelled examples, which is brute force's score.
+    """
+    tests, brute = [], []
+    for user in draw.users:
+        right, score = [], []
+        for model, developer in enumerate(draw.developers):
+            rows = np.concatenate([user.rows, user.test_rows])
+            labels = np.concatenate([user.labels, user.test_labels])
+            probabilities = predict(parameters, model, features[rows])
+            hit = direct_accuracy(probabilities, developer.space.names, labels, user.space.names)
+            score.append(hit[: len(user.rows)].mean())
+            right.append(hit[len(user.rows) :])
+        tests.append(np.stack(right))
+        brute.append(score)
+    return tests, np.array(brute)
