@@ -212,7 +212,7 @@ def _edges(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _pixelated(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return _rgb(_resize(_resize(grey, 14, "BOX"), SIDE, "NEAREST"))
+    return _rgb(_resize(_resize(grey, 16, "BOX"), SIDE, "NEAREST"))
 
 
 def _noisy(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -315,3 +315,166 @@ def load_extractor(threads: int = 2) -> Callable[[np.ndarray], np.ndarray]:
             return torch.nn.functional.normalize(maps.mean((2, 3)), dim=1).numpy()
 
     return extract
+
+
+def extract_features(
+    pictures: np.ndarray, contexts: np.ndarray, folder: Path, *, batch: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render every picture in its context and extract its features, resuming where it stopped.
+
+    Args:
+        pictures: (N, 28, 28) uint8.
+        contexts: (N,) integers.
+        folder: keeps one file for every 2,000 pictures. Files of another rendering or seed lie in
+            another subfolder, so that they are never mixed.
+        batch: pictures that go through the network at once.
+
+    Returns:
+        features (N, 1280) float32, rows of unit length, and images (N, 28, 28, 3) uint8.
+    """
+    folder = Path(folder) / _rendering_fingerprint(pictures)
+    folder.mkdir(parents=True, exist_ok=True)
+    extract, chunks = None, []
+    for start in range(0, len(pictures), CHUNK):
+        path = folder / f"{start:06d}.npz"
+        if not path.exists():
+            extract = extract or load_extractor()
+            began = time.perf_counter()
+            rows = range(start, min(start + CHUNK, len(pictures)))
+            rendered = np.stack([render(pictures[i], CONTEXT_NAMES[contexts[i]], i) for i in rows])
+            features = [extract(rendered[a : a + batch]) for a in range(0, len(rows), batch)]
+            images = np.stack([thumbnail(image) for image in rendered])
+            unfinished = path.with_suffix(".part")
+            with unfinished.open("wb") as file:
+                np.savez(file, features=np.concatenate(features), images=images)
+            unfinished.replace(path)  # a chunk exists only when it is whole
+            rate = len(rows) / (time.perf_counter() - began)
+            print(f"{rows[-1] + 1:6d} of {len(pictures)} pictures, {rate:.0f}/s", flush=True)
+        with np.load(path, allow_pickle=False) as chunk:
+            chunks.append((chunk["features"], chunk["images"]))
+    features, images = zip(*chunks, strict=True)
+    return np.concatenate(features), np.concatenate(images)
+
+
+def _rendering_fingerprint(pictures: np.ndarray) -> str:
+    """Sixteen hexadecimal digits that change when any rendering or the contexts do."""
+    digest = hashlib.sha256(repr((SEED, CONTEXT_NAMES, len(pictures))).encode())
+    for index, picture in enumerate(pictures[:3]):
+        for context in CONTEXT_NAMES:
+            digest.update(render(picture, context, index).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def principal_projection(
+    features: np.ndarray, dimensions: int = DIMENSIONS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Principal directions of all contexts together, found without labels, under one scale.
+
+    The features projected as ``(features - mean) @ directions`` have columns of falling variance.
+    One scalar multiplies all directions: it brings the mean squared norm of the first 64 columns
+    to 64, so that nets and kernels meet numbers of order one while all distances keep their
+    proportions. The largest entry of a direction is positive, which fixes its sign.
+
+    Args:
+        features: (N, 1280).
+        dimensions: directions kept.
+
+    Returns:
+        mean (1280,) float32 and directions (1280, dimensions) float32.
+    """
+    mean = features.mean(0, dtype=np.float64)
+    covariance = np.zeros((features.shape[1],) * 2)
+    for start in range(0, len(features), CHUNK):
+        block = features[start : start + CHUNK] - mean
+        covariance += block.T @ block
+    variance, directions = np.linalg.eigh(covariance / len(features))
+    variance, directions = variance[::-1], directions[:, ::-1][:, :dimensions]
+    largest = np.abs(directions).argmax(0)
+    directions = directions * np.sign(directions[largest, np.arange(dimensions)])
+    scale = np.sqrt(MARKET_DIMENSIONS / variance[:MARKET_DIMENSIONS].sum())
+    return mean.astype(np.float32), (scale * directions).astype(np.float32)
+
+
+# The cache ----------------------------------------------------------------------------------
+
+
+def default_cache() -> Path:
+    """The folder named by ``JAXSPEC_CACHE``, else ``~/.cache/jaxspec``."""
+    return Path(os.environ.get("JAXSPEC_CACHE", "~/.cache/jaxspec")).expanduser()
+
+
+def build_cache(cache: Path | None = None, *, source: Path = SOURCE) -> Path:
+    """Make ``fashion_study.npz`` in the cache folder; an existing file is kept.
+
+    It holds the arrays of `FashionStudy` and the projection, `feature_mean` (1280,) and
+    `feature_directions` (1280, 256), which takes new pictures to the same features.
+
+    Args:
+        cache: folder; `default_cache` when None.
+        source: folder with the pictures.
+
+    Returns:
+        the path of the file.
+    """
+    folder = default_cache() if cache is None else Path(cache)
+    path = folder / "fashion_study.npz"
+    if path.exists():
+        return path
+    pictures, labels = read_pictures(source)
+    contexts = assign_contexts(labels)
+    raw, images = extract_features(pictures, contexts, folder / "fashion_chunks")
+    mean, directions = principal_projection(raw)
+    blocks = [raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK)]
+    features = np.concatenate([((b - mean) @ directions).astype(np.float16) for b in blocks])
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("wb") as file:
+        np.savez(
+            file,
+            features=features,
+            images=images,
+            labels=labels,
+            contexts=contexts,
+            class_names=np.array(CLASS_NAMES),
+            context_names=np.array(CONTEXT_NAMES),
+            feature_mean=mean,
+            feature_directions=directions,
+        )
+    unfinished.replace(path)
+    return path
+
+
+def load_cache(cache: Path | None = None, *, images: bool = True) -> FashionStudy:
+    """Read the cache that `build_cache` made.
+
+    Args:
+        cache: folder; `default_cache` when None.
+        images: whether to read the 165 MB of renderings.
+
+    Raises:
+        FileNotFoundError: when it has not been built.
+    """
+    path = (default_cache() if cache is None else Path(cache)) / "fashion_study.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; python -m benchmarks.fashion builds it")
+    with np.load(path, allow_pickle=False) as file:
+        return FashionStudy(
+            features=file["features"],
+            images=file["images"] if images else None,
+            labels=file["labels"],
+            contexts=file["contexts"],
+            class_names=tuple(file["class_names"].tolist()),
+            context_names=tuple(file["context_names"].tolist()),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build the Fashion-MNIST study cache.")
+    parser.add_argument("--cache", type=Path, default=None, help="folder of the cache")
+    parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the pictures")
+    arguments = parser.parse_args()
+    path = build_cache(arguments.cache, source=arguments.source)
+    print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -251,7 +251,7 @@ def _optimise(
     data: _Data,
     active: Array,
     nonnegative: bool,
-    max_iterations: int,
+    max_iterations: Array,
     tolerance: Array,
 ) -> _State:
     """Levenberg-Marquardt: one evaluation an iteration, damping up on failure, down on success.
@@ -275,9 +275,7 @@ def _optimise(
         jnp.zeros((), jnp.int32),
         jnp.zeros((), bool),
     )
-    return jax.lax.while_loop(
-        lambda s: ~s.done & (s.iterations < max_iterations), advance, start
-    )
+    return jax.lax.while_loop(lambda s: ~s.done & (s.iterations < max_iterations), advance, start)
 
 
 def _fit(
@@ -287,9 +285,9 @@ def _fit(
     active: Array,
     kernel: Kernel,
     tolerance: Array,
+    max_iterations: Array,
     *,
     nonnegative: bool,
-    max_iterations: int,
     block_size: int,
 ) -> _State:
     """Start and optimise on centred rows with weights that sum to one."""
@@ -338,12 +336,13 @@ def _reduce(
     active: Array,
     kernel: Kernel,
     tolerance: Array,
+    max_iterations: Array,
     *,
     exact_error: bool,
     **static: Any,
 ) -> ReducedSet:
     rows, weights, origin = _centre(rows, weights)
-    state = _fit(key, rows, weights, active, kernel, tolerance, **static)
+    state = _fit(key, rows, weights, active, kernel, tolerance, max_iterations, **static)
     best = state.best
     gradient = 2.0 * jnp.linalg.norm(best.weights[:, None] * best.residual)
     squared = relative = None
@@ -356,7 +355,7 @@ def _reduce(
     return ReducedSet(best.points + origin, best.weights, diagnostics)
 
 
-_STATIC = ("nonnegative", "max_iterations", "exact_error", "block_size")
+_STATIC = ("nonnegative", "exact_error", "block_size")
 _reduce_jit = partial(jax.jit, static_argnames=_STATIC)(_reduce)
 
 
@@ -401,13 +400,13 @@ def reduce_set(
     n = rows.shape[0]
     return _reduce_jit(
         key,
-        rows,
+        jnp.asarray(rows),
         _row_weights(weights, rows),
         np.ones(size, bool),
         kernel,
         tolerance,
+        as_size("max_iterations", max_iterations, minimum=0),
         nonnegative=nonnegative,
-        max_iterations=as_size("max_iterations", max_iterations, minimum=0),
         exact_error=n <= EXACT_ERROR_ROWS if exact_error is None else exact_error,
         block_size=as_size("block_size", block_size),
     )
@@ -480,8 +479,8 @@ def reduce_sets(
                 np.ones(size, bool),
                 kernel,
                 tolerance,
-                        nonnegative=nonnegative,
-                max_iterations=as_size("max_iterations", max_iterations, minimum=0),
+                as_size("max_iterations", max_iterations, minimum=0),
+                nonnegative=nonnegative,
                 exact_error=exact_error,
                 block_size=as_size("block_size", block_size),
             )
@@ -491,11 +490,17 @@ def reduce_sets(
 
 @partial(jax.jit, static_argnames=_STATIC)
 def _reduce_batch(
-    key_data: Array, rows: Array, weights: Array, active: Array, kernel: Kernel, tolerance: Array,
+    key_data: Array,
+    rows: Array,
+    weights: Array,
+    active: Array,
+    kernel: Kernel,
+    tolerance: Array,
+    max_iterations: Array,
     **static: Any,
 ) -> ReducedSet:
     def one(key: Array, rows: Array, weights: Array) -> ReducedSet:
-        return _reduce(key, rows, weights, active, kernel, tolerance, **static)
+        return _reduce(key, rows, weights, active, kernel, tolerance, max_iterations, **static)
 
     return jax.vmap(one)(jax.random.wrap_key_data(key_data), rows, weights)
 
@@ -588,9 +593,9 @@ def suggest_size(
     return high
 
 
-@partial(jax.jit, static_argnums=5)
+@jax.jit
 def _explained(
-    key: Array, rows: Array, weights: Array, active: Array, kernel: Kernel, max_iterations: int
+    key: Array, rows: Array, weights: Array, active: Array, kernel: Kernel, max_iterations: Array
 ) -> Array:
     rows, weights, _ = _centre(rows, weights)
     return -_fit(
@@ -600,7 +605,7 @@ def _explained(
         active,
         kernel,
         0.0,
+        max_iterations,
         nonnegative=False,
-        max_iterations=max_iterations,
         block_size=BLOCK_SIZE,
     ).best.value

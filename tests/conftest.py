@@ -1,0 +1,81 @@
+"""Small tasks that several test files share."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import jaxspec as js
+
+DIMENSION = 6
+SPACE = "made-features"
+KERNEL = js.Gaussian(bandwidth=3.0)
+
+
+def made_task(seed, n=120, classes=4, spread=0.7):
+    """Return features (n, d) of Gaussian classes around centres that the seed draws, and labels."""
+    centres = np.random.default_rng(seed).normal(size=(12, DIMENSION)) * 2
+    rng = np.random.default_rng(1000 + seed + n)
+    labels = np.arange(n) % classes
+    features = centres[labels] + spread * rng.normal(size=(n, DIMENSION))
+    return features.astype(np.float32), labels
+
+
+def names(classes):
+    return [f"class {chr(97 + k)}" for k in range(classes)]
+
+
+@functools.cache
+def made_specification(seed, classes=4, size=10):
+    features, labels = made_task(seed, classes=classes)
+    return js.specify(
+        jax.random.key(seed),
+        features,
+        labels,
+        class_names=names(classes),
+        kernel=KERNEL,
+        size=size,
+        feature_space=SPACE,
+    )
+
+
+def made_user(seed, classes=4, per_class=10, class_names=None, **options):
+    features, labels = made_task(seed, n=per_class * classes, classes=classes)
+    return js.specify_user(
+        features,
+        labels,
+        class_names=class_names or names(classes),
+        kernel=KERNEL,
+        feature_space=SPACE,
+        **options,
+    )
+
+
+@pytest.fixture(scope="session")
+def market():
+    """Six learnwares of four classes each, the learnware `m<seed>` made from task `seed`."""
+    return js.Market.from_specifications({f"m{s}": made_specification(s) for s in range(6)})
+
+
+class CompileCounter:
+    """Counts compilations by XLA between `with` and the end of the block."""
+
+    def __init__(self):
+        self.count = 0
+
+    def _listen(self, event, _duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.count += 1
+
+    def __enter__(self):
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_):
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+
+@pytest.fixture
+def compile_counter():
+    return CompileCounter

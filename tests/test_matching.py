@@ -1,0 +1,256 @@
+"""The matching pass against plain numpy loops over learnwares."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from conftest import KERNEL, made_specification, made_user, names
+
+import jaxspec as js
+from jaxspec import matching
+
+
+def oracle_squared_mmd(spec, user):
+    """|Phi_l - Phi_T|^2 in float64, from the formula."""
+    a, v = (np.asarray(x, np.float64) for x in (spec.reduced_set.points, spec.reduced_set.weights))
+    b, w = (np.asarray(x, np.float64) for x in (user.reduced_set.points, user.reduced_set.weights))
+
+    def total(x, p, y, q):
+        squared = ((x[:, None] - y[None]) ** 2).sum(axis=2)
+        return p @ np.exp(-squared / (2 * float(KERNEL.bandwidth) ** 2)) @ q
+
+    return total(a, v, a, v) + total(b, w, b, w) - 2 * total(a, v, b, w)
+
+
+def oracle_cosines(spec, user):
+    def unit(proxy):
+        weights = np.asarray(proxy.weights, np.float64).T
+        weights = weights - weights.mean(axis=0)
+        return weights / np.linalg.norm(weights, axis=1, keepdims=True)
+
+    return unit(spec.proxy) @ unit(user.proxy).T  # (learnware classes, user classes)
+
+
+def test_squared_mmd_equals_float64_oracle(market):
+    user = made_user(1)
+    got = js.match(market, user).squared_mmd
+    want = [oracle_squared_mmd(spec, user) for _, spec in market.items()]
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_rkme_is_minus_the_squared_mmd(market):
+    result = js.match(market, made_user(1), method="rkme")
+    np.testing.assert_array_equal(result.scores, -result.squared_mmd)
+
+
+def test_homogeneous_similarity_compares_classes_of_one_name(market):
+    user = made_user(1)
+    result = js.match(market, user)
+    for row, (_, spec) in enumerate(market.items()):
+        np.testing.assert_allclose(
+            result.class_similarity[row], np.diag(oracle_cosines(spec, user)), atol=1e-5
+        )
+    np.testing.assert_array_equal(result.class_map, np.tile(np.arange(4), (6, 1)))
+
+
+def test_names_decide_not_positions(market):
+    order = [2, 0, 3, 1]
+    user = made_user(1)
+    proxy = js.Proxy(np.asarray(user.proxy.weights)[:, order], np.asarray(user.proxy.bias)[order])
+    shuffled = dataclasses.replace(
+        user, proxy=proxy, class_names=tuple(user.class_names[k] for k in order)
+    )
+    plain, moved = js.match(market, user), js.match(market, shuffled)
+    np.testing.assert_allclose(moved.scores, plain.scores, atol=1e-6)
+    np.testing.assert_allclose(moved.class_similarity, plain.class_similarity[:, order], atol=1e-6)
+    np.testing.assert_array_equal(moved.class_map[0], order)
+
+
+def test_heterogeneous_users_get_every_class_assigned_once(market):
+    user = made_user(1, class_names=["w", "x", "y", "z"])
+    result = js.match(market, user)
+    for row, (_, spec) in enumerate(market.items()):
+        cosines = oracle_cosines(spec, user)
+        chosen = result.class_map[row]
+        assert sorted(chosen) == [0, 1, 2, 3]
+        np.testing.assert_allclose(
+            result.class_similarity[row], cosines[chosen, np.arange(4)], atol=1e-5
+        )
+    # For the user's own task the greedy choice is the best of all assignments.
+    cosines = oracle_cosines(market["m1"], user)
+    best = max(itertools.permutations(range(4)), key=lambda p: cosines[p, range(4)].sum())
+    np.testing.assert_array_equal(result.class_map[1], best)
+    assert result.top_k(1)[0][0] == "m1"
+
+
+def test_more_user_classes_than_learnware_classes_share_the_best(market):
+    user = made_user(2, classes=6, class_names=list("uvwxyz"))
+    result = js.match(market, user)
+    assert ((result.class_map >= 0) & (result.class_map < 4)).all()
+    first = {tuple(sorted(set(row))) for row in result.class_map.tolist()}
+    assert first == {(0, 1, 2, 3)}
+
+
+def test_label_spaces_can_be_overridden(market):
+    user = made_user(1)
+    free = js.match(market, user, label_spaces="heterogeneous")
+    assert (free.class_similarity.mean(1) >= js.match(market, user).class_similarity.mean(1)).any()
+    stranger = made_user(1, class_names=["class a", "x", "y", "z"])
+    named = js.match(market, stranger, label_spaces="homogeneous")
+    np.testing.assert_array_equal(named.class_map, np.tile([0, -1, -1, -1], (6, 1)))
+    np.testing.assert_array_equal(named.class_similarity[:, 1:], -1)
+
+
+def test_a_users_own_task_comes_first(market):
+    for method in matching.METHODS:
+        for seed in range(6):
+            result = js.match(market, made_user(seed), method=method)
+            assert result.top_k(1)[0][0] == f"m{seed}"
+
+
+def test_a_batch_equals_one_by_one(market):
+    users = [made_user(0), made_user(1, classes=3), made_user(2, per_class=50), made_user(3)]
+    for method in matching.METHODS:
+        batch = js.match(market, users, method=method)
+        assert batch.scores.shape == (4, 6)
+        for q, user in enumerate(users):
+            one = js.match(market, user, method=method)
+            k = len(user.class_names)
+            np.testing.assert_allclose(batch.scores[q], one.scores, atol=2e-6)
+            np.testing.assert_allclose(batch.squared_mmd[q], one.squared_mmd, atol=2e-6)
+            np.testing.assert_array_equal(batch.class_map[q][:, :k], one.class_map)
+            assert batch.top_k(2)[q][0][0] == one.top_k(2)[0][0]
+            assert batch.explain("m0", user=q)[0][0] == one.explain("m0")[0][0]
+
+
+def test_jit_equals_eager(market):
+    arrays = matching.stack_users(market, [made_user(1), made_user(2)])
+    length = np.int32(len(market))
+    jitted = matching.score_market(market.arrays, arrays, length)
+    with jax.disable_jit():
+        eager = matching.score_market(market.arrays, arrays, length)
+    np.testing.assert_allclose(jitted.scores, eager.scores, atol=1e-5)
+    np.testing.assert_array_equal(jitted.class_map, eager.class_map)
+
+
+def test_chunks_do_not_change_the_result(market, monkeypatch):
+    arrays = matching.stack_users(market, [made_user(1, per_class=40), made_user(2)])
+    length = np.int32(len(market))
+    score = matching.score_market.__wrapped__
+    whole = score(market.arrays, arrays, length, method="classwise")
+    monkeypatch.setattr(matching, "BLOCK_ENTRIES", 2000)
+    parts = score(market.arrays, arrays, length, method="classwise")
+    seen = slice(0, int(length))  # other slots hold what `length` leaves uncomputed
+    np.testing.assert_allclose(parts.scores[:, seen], whole.scores[:, seen], atol=1e-6)
+    np.testing.assert_array_equal(parts.class_map[:, seen], whole.class_map[:, seen])
+
+
+def test_no_array_of_market_by_points_by_points_exists():
+    """M m n is 2 GB here; the compiled pass needs a hundredth."""
+    market = js.Market.from_specifications({"m0": made_specification(0)})
+    arrays = matching.stack_users(market, [made_user(1, per_class=30)])
+
+    def grow(leaf):
+        return jax.ShapeDtypeStruct((100_000, *leaf.shape[1:]), leaf.dtype)
+
+    rows = {f: grow(getattr(market.arrays, f)) for f in ("points", "weights", "self_terms")}
+    rows |= {f: grow(getattr(market.arrays, f)) for f in ("class_vectors", "class_bias", "class_ids")}
+    large = dataclasses.replace(market.arrays, **rows)
+    compiled = matching.score_market.lower(large, arrays, np.int32(0)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 64 * 2**20
+
+
+def test_users_of_three_to_eight_classes_compile_nothing_new(market, compile_counter):
+    js.match(market, made_user(1, classes=4))
+    with compile_counter() as counter:
+        for classes in (3, 5, 7, 8):
+            js.match(market, made_user(1, classes=classes))
+    assert counter.count == 0
+
+
+@pytest.mark.parametrize("method", matching.METHODS)
+def test_order_of_learnwares_does_not_matter(market, method):
+    user = made_user(4)
+    turned = js.Market.from_specifications(dict(reversed(list(market.items()))))
+    a, b = js.match(market, user, method=method), js.match(turned, user, method=method)
+    np.testing.assert_allclose(a.scores, b.scores[::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [js.Laplacian, js.InverseMultiquadric])
+def test_other_kernels_match_too(kind):
+    kernel = kind(bandwidth=4.0)
+    specs = {
+        f"m{s}": dataclasses.replace(made_specification(s), kernel=kernel) for s in range(3)
+    }
+    user = dataclasses.replace(made_user(1), kernel=kernel)
+    result = js.match(js.Market.from_specifications(specs), user)
+    want = [js.squared_mmd(kernel, s.reduced_set, user.reduced_set) for s in specs.values()]
+    np.testing.assert_allclose(result.squared_mmd, want, atol=1e-6)
+
+
+def scaled(spec, proxy=1.0, weights=1.0):
+    return dataclasses.replace(
+        spec,
+        proxy=js.Proxy(spec.proxy.weights * proxy, spec.proxy.bias * proxy),
+        reduced_set=js.ReducedSet(spec.reduced_set.points, spec.reduced_set.weights * weights),
+    )
+
+
+@pytest.mark.parametrize("class_names", [None, ["w", "x", "y", "z"]])
+def test_scaling_does_not_lift_a_learnware(market, class_names):
+    user, spec = made_user(1, class_names=class_names), made_specification(3)
+    plain = js.match(market, user).scores[3]
+    for change in ({"proxy": 10.0}, {"proxy": 0.1}, {"weights": 5.0}, {"weights": 0.9}):
+        changed = market.add("scaled", scaled(spec, **change))
+        assert js.match(changed, user).scores[-1] <= plain + 1e-5
+
+
+def test_a_copied_reduced_set_does_not_win(market):
+    thief = dataclasses.replace(
+        made_specification(3), reduced_set=made_specification(1).reduced_set
+    )
+    result = js.match(market.add("thief", thief), made_user(1))
+    assert result.top_k(1)[0][0] == "m1"
+    assert result.scores[-1] < result.scores[1] - 0.1
+
+
+def test_the_result_explains_itself(market):
+    result = js.match(market, made_user(1))
+    top = result.top_k(3)
+    assert [score for _, score in top] == sorted(result.scores, reverse=True)[:3]
+    rows = result.explain("m1")
+    assert [row[0] for row in rows] == names(4)
+    assert [row[1] for row in rows] == names(4)
+    np.testing.assert_allclose([row[2] for row in rows], result.class_similarity[1])
+    assert result.best_for_class() == dict.fromkeys(names(4), "m1")
+    assert len(result.top_k(100)) == 6
+
+
+def test_bad_input_is_named(market):
+    user = made_user(1)
+    with pytest.raises(ValueError, match="method: expected one of"):
+        js.match(market, user, method="best")
+    with pytest.raises(ValueError, match="label_spaces: expected one of"):
+        js.match(market, user, label_spaces="same")
+    with pytest.raises(ValueError, match="user: expected at least one"):
+        js.match(market, [])
+    with pytest.raises(TypeError, match="user: expected a UserSpecification"):
+        js.match(market, [made_specification(0)])
+    with pytest.raises(TypeError, match="market: expected a Market"):
+        js.match({"m0": made_specification(0)}, user)
+    with pytest.raises(ValueError, match="'elsewhere'.*'made-features'"):
+        js.match(market, dataclasses.replace(user, feature_space="elsewhere"))
+    with pytest.raises(ValueError, match=r"user\[1\].*Laplacian.*Gaussian"):
+        js.match(market, [user, dataclasses.replace(user, kernel=js.Laplacian(bandwidth=1.0))])
+    empty = js.Market.from_specifications({"m0": made_specification(0)}).remove("m0")
+    with pytest.raises(ValueError, match="got an empty market"):
+        js.match(empty, user)
+    points = np.array(user.reduced_set.points)
+    points[1, 1] = np.inf
+    broken = js.ReducedSet(points, user.reduced_set.weights)
+    with pytest.raises(ValueError, match="user: its specification holds NaN"):
+        js.match(market, dataclasses.replace(user, reduced_set=broken))
+    with pytest.raises(ValueError, match="k: expected at least 1"):
+        js.match(market, user).top_k(0)
