@@ -53,10 +53,8 @@ def as_features(name: str, value: Any, *, dimension: int | None = None, rank: in
         raise ValueError(f"{name}: expected at least one row and one column, got {array.shape}")
     if dimension is not None and array.shape[-1] != dimension:
         raise ValueError(f"{name}: expected {dimension} columns, got shape {array.shape}")
-    if array.dtype != jnp.float64:
-        array = array.astype(jnp.float32)
-    elif not jax.config.jax_enable_x64:
-        array = array.astype(np.float32)
+    kept = jax.dtypes.canonicalize_dtype(jnp.float64) if array.dtype == jnp.float64 else jnp.float32
+    array = array.astype(kept)
     if not traced:
         bad = ~np.isfinite(array)
         if bad.any():

@@ -364,7 +364,7 @@ def median_bandwidth(
         raise ValueError(f"features: expected at least two rows, got shape {rows.shape}")
     if sample_size is not None and rows.shape[0] > as_size("sample_size", sample_size, minimum=2):
         if key is None:
-            chosen = np.linspace(0, rows.shape[0] - 1, sample_size).round().astype(int)
+            chosen: Array = np.linspace(0, rows.shape[0] - 1, sample_size).round().astype(int)
         else:
             chosen = jax.random.choice(key, rows.shape[0], (sample_size,), replace=False)
         rows = rows[chosen]

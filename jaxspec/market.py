@@ -56,17 +56,8 @@ class MarketArrays:
     origin: Array
     kernel: Kernel
 
-    @property
-    def rows(self) -> tuple[Array, ...]:
-        """The arrays that have one row a slot."""
-        return (
-            self.points,
-            self.weights,
-            self.self_terms,
-            self.class_vectors,
-            self.class_bias,
-            self.class_ids,
-        )
+
+ROW_FIELDS = ("points", "weights", "self_terms", "class_vectors", "class_bias", "class_ids")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +106,12 @@ def _capacity(count: int) -> int:
 
 
 @partial(jax.jit, donate_argnums=0)
-def _write(rows: tuple[Array, ...], slot: Array, new: tuple[Array, ...]) -> tuple[Array, ...]:
+def _write(rows: dict[str, Array], slot: Array, new: dict[str, Array]) -> dict[str, Array]:
     """Write one slot in place."""
-    return tuple(
-        jax.lax.dynamic_update_slice_in_dim(array, row[None], slot, axis=0)
-        for array, row in zip(rows, new, strict=True)
-    )
+    return {
+        name: jax.lax.dynamic_update_slice_in_dim(rows[name], new[name][None], slot, axis=0)
+        for name in rows
+    }
 
 
 @jax.jit
@@ -299,9 +290,7 @@ class Market:
             if fits:
                 _append(storage, learnware, specification)
         if fits:
-            return Market(
-                storage, self._length + 1, self._removed, self.kernel, self.feature_space
-            )
+            return Market(storage, self._length + 1, self._removed, self.kernel, self.feature_space)
         # Full, too small, or another version has already grown from this one: copy once.
         storage = _build({**dict(self.items()), learnware: specification})
         return Market(storage, len(self) + 1, frozenset(), self.kernel, self.feature_space)
@@ -376,9 +365,10 @@ def _set_slot(storage: _Storage, slot: int, row: tuple[Any, ...], numbers: np.nd
     points, weights, vectors, bias = row
     arrays = storage.arrays
     self_term = np.asarray(_self_terms(arrays.kernel, points[None], weights[None]))[0]
-    new = (points, weights, self_term, vectors, bias, numbers)
-    rows = _write(arrays.rows, np.int32(slot), new)
-    storage.arrays = MarketArrays(*rows, origin=arrays.origin, kernel=arrays.kernel)
+    values = (points, weights, self_term, vectors, bias, numbers)
+    rows = {name: getattr(arrays, name) for name in ROW_FIELDS}
+    rows = _write(rows, np.int32(slot), dict(zip(ROW_FIELDS, values, strict=True)))
+    storage.arrays = dataclasses.replace(arrays, **rows)
 
 
 def _build(specifications: dict[str, Specification]) -> _Storage:
@@ -411,8 +401,13 @@ def _build(specifications: dict[str, Specification]) -> _Storage:
         terms = np.asarray(_self_terms(kernel, chunk_points, chunk_weights))
         self_terms[chunk] = terms[: len(points[chunk])]
     storage.arrays = MarketArrays(
-        *map(jnp.array, (points, weights, self_terms, vectors, bias, class_ids)),
-        origin=jnp.asarray(origin),
+        points=jnp.array(points),
+        weights=jnp.array(weights),
+        self_terms=jnp.array(self_terms),
+        class_vectors=jnp.array(vectors),
+        class_bias=jnp.array(bias),
+        class_ids=jnp.array(class_ids),
+        origin=jnp.array(origin),
         kernel=kernel,
     )
     # Write the last slot again: the first `add` finds its function compiled.

@@ -169,7 +169,7 @@ def match(
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
     batch = not isinstance(user, UserSpecification)
-    users = list(user) if batch else [user]  # type: ignore[arg-type]
+    users = [user] if isinstance(user, UserSpecification) else list(user)
     arrays = stack_users(market, users, label_spaces=label_spaces)
     result = score_market(market.arrays, arrays, np.int32(market._length), method=method)
     slots = market.slots

@@ -35,9 +35,10 @@ __all__ = ["Diagnostics", "best_weights", "reduce_set", "reduce_sets", "suggest_
 Array = Any
 BLOCK_SIZE = 8192  # rows a data block: with m = 200 its Gram block is 6.5 MB
 EXACT_ERROR_ROWS = 2048  # up to here the error is computed without being asked for: n^2 d work
-SAMPLE_ROWS = 10  # rows of the start's sample per point
-CG_STEPS = 4
-LLOYD_STEPS = 3
+SEED_ROWS = 4  # rows per point that k-means++ draws from: it costs their number squared
+SAMPLE_ROWS = 10  # rows per point of the Lloyd steps
+CG_STEPS = 5
+LLOYD_STEPS = 2
 DAMPING = 0.03
 CHUNK_SETS = 16
 
@@ -292,12 +293,16 @@ def _fit(
 ) -> _State:
     """Start and optimise on centred rows with weights that sum to one."""
     size, n = active.shape[0], rows.shape[0]
-    sample_key, seed_key = jax.random.split(key)
+    sample_key, thin_key, seed_key = jax.random.split(key, 3)
     sample, sample_weights = rows, weights
     if n > SAMPLE_ROWS * size:
         sample = rows[systematic_sample(sample_key, weights, SAMPLE_ROWS * size)]
         sample_weights = jnp.full(SAMPLE_ROWS * size, 1.0 / (SAMPLE_ROWS * size), rows.dtype)
-    points = kmeans_plus_plus(seed_key, sample, sample_weights, size)
+    seeds, seed_weights = sample, sample_weights
+    if sample.shape[0] > SEED_ROWS * size:
+        seeds = sample[systematic_sample(thin_key, sample_weights, SEED_ROWS * size)]
+        seed_weights = jnp.full(SEED_ROWS * size, 1.0 / (SEED_ROWS * size), rows.dtype)
+    points = kmeans_plus_plus(seed_key, seeds, seed_weights, size)
     points = lloyd(points, sample, sample_weights, active, LLOYD_STEPS)
     # k(x, x) = 1, so the noise of the data's own embedding is about (1 - |mu|^2) / n.
     noise = jnp.sum(jnp.square(weights))
@@ -463,8 +468,7 @@ def reduce_sets(
     for i, one in enumerate(features[1:], start=1):
         sets.append(as_features(f"features[{i}]", one, dimension=sets[0].shape[1]))
     rows = bucket(max(one.shape[0] for one in sets))
-    keys = jax.random.split(key, len(sets))
-    keys = np.asarray(jax.random.key_data(keys)) if is_concrete(keys) else keys
+    keys = np.asarray(_split_keys(key, bucket(len(sets))))
     chunk = min(CHUNK_SETS, bucket(len(sets), minimum=1))
     found = []
     for first in range(0, len(sets), chunk):

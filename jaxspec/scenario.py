@@ -30,6 +30,7 @@ __all__ = [
     "direct_truth",
     "draw_label_spaces",
     "draw_market",
+    "fine_tuning_truth",
     "predict",
     "train_heads",
 ]
@@ -154,10 +155,7 @@ def draw_market(
         for tag, space in (("A", first), ("B", second), ("C", third)):
             classes = space.of_garment[labels[support]]
             chosen = np.concatenate(
-                [
-                    rng.permutation(support[classes == k])[:examples_per_class]
-                    for k in range(GROUPS)
-                ]
+                [rng.permutation(support[classes == k])[:examples_per_class] for k in range(GROUPS)]
             )
             user = User(
                 f"{name} {tag}",
@@ -243,9 +241,7 @@ def train_heads(
             return (optax.apply_updates(parameters, updates), state), None
 
         keys = jax.random.split(dropout_key, steps)
-        carry, _ = jax.lax.scan(
-            step, (parameters, state), (order.reshape(steps, batch_size), keys)
-        )
+        carry, _ = jax.lax.scan(step, (parameters, state), (order.reshape(steps, batch_size), keys))
         return carry
 
     run_epoch = jax.jit(jax.vmap(epoch))
@@ -294,9 +290,19 @@ def direct_accuracy(
 
 
 def direct_truth(
-    parameters: Any, draw: MarketDraw, features: np.ndarray
+    parameters: Any,
+    draw: MarketDraw,
+    features: np.ndarray,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Run every model on every user's pictures.
+
+    Args:
+        parameters: of the developers' heads, from `train_heads`.
+        draw: developers and users.
+        features: (N, d) all pictures' features.
+        progress: called with (users done, users).
 
     Returns:
         for each user (models, tests) bool, whether the model is right on the test picture; and
@@ -314,4 +320,84 @@ def direct_truth(
             right.append(hit[len(user.rows) :])
         tests.append(np.stack(right))
         brute.append(score)
+        if progress is not None:
+            progress(len(tests), len(draw.users))
     return tests, np.array(brute)
+
+
+FINE_TUNING_STEPS = 60
+FINE_TUNING_RATE = 1e-3
+
+
+@jax.jit
+def _fine_tuned(
+    hidden: Any, last: Any, inputs: Array, labels: Array, tests: Array, test_labels: Array
+) -> Array:
+    """Return test hits (models, tests) of every model after Adam on all layers, full batch."""
+    import optax
+
+    optimiser = optax.adam(FINE_TUNING_RATE)
+
+    def logits(parameters: Any, x: Array) -> Array:
+        first, last = parameters
+        inner = jax.nn.relu(x @ first["kernel"] + first["bias"])
+        return inner @ last["kernel"] + last["bias"]
+
+    def loss(parameters: Any) -> Array:
+        values = logits(parameters, inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(values, labels).mean()
+
+    def one(parameters: Any) -> Array:
+        def step(carry: Any, _: None) -> tuple[Any, None]:
+            parameters, state = carry
+            updates, state = optimiser.update(jax.grad(loss)(parameters), state)
+            return (optax.apply_updates(parameters, updates), state), None
+
+        start = (parameters, optimiser.init(parameters))
+        (tuned, _), _ = jax.lax.scan(step, start, length=FINE_TUNING_STEPS)
+        return logits(tuned, tests).argmax(axis=1) == test_labels
+
+    return jax.lax.map(one, (hidden, last))
+
+
+def fine_tuning_truth(
+    parameters: Any,
+    developers: Sequence[Developer],
+    users: Sequence[User],
+    features: np.ndarray,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """Fine-tune every model on every user's labelled examples and test it.
+
+    All layers are tuned. The output layer keeps the columns of classes that the user has by name;
+    other classes start from zero, so that what is reused there is the hidden layer.
+
+    Returns:
+        for each user (models, tests) bool, whether the tuned model is right on the test picture.
+    """
+    layers = parameters["params"]
+    hidden, last = layers["layers_0"], jax.tree.map(np.asarray, layers["layers_3"])
+    results = []
+    for user in users:
+        kernel = np.zeros((*last["kernel"].shape[:2], len(user.space.names)), np.float32)
+        bias = np.zeros((len(developers), len(user.space.names)), np.float32)
+        for model, developer in enumerate(developers):
+            for k, name in enumerate(user.space.names):
+                if name in developer.space.names:
+                    column = developer.space.names.index(name)
+                    kernel[model, :, k] = last["kernel"][model, :, column]
+                    bias[model, k] = last["bias"][model, column]
+        output = {"kernel": kernel, "bias": bias}
+        hits = _fine_tuned(
+            hidden,
+            output,
+            features[user.rows],
+            user.labels,
+            features[user.test_rows],
+            user.test_labels,
+        )
+        results.append(np.asarray(hits))
+        if progress is not None:
+            progress(len(results), len(users))
+    return results

@@ -86,7 +86,8 @@ def test_a_market_grows_past_its_capacity_and_its_padded_sizes():
     version = version.add("wide", made_specification(4, classes=10, size=30))
     assert len(version) == 42
     np.testing.assert_array_equal(
-        version["wide"].proxy.bias.shape, made_specification(4, classes=10, size=30).proxy.bias.shape
+        version["wide"].proxy.bias.shape,
+        made_specification(4, classes=10, size=30).proxy.bias.shape,
     )
     np.testing.assert_array_equal(
         version["copy 39"].reduced_set.points, made_specification(0).reduced_set.points
@@ -112,7 +113,9 @@ def test_sizes_and_class_counts_live_side_by_side():
 def test_features_far_from_zero_are_moved_to_an_origin():
     def moved(spec):
         points = np.asarray(spec.reduced_set.points) + 100
-        return dataclasses.replace(spec, reduced_set=js.ReducedSet(points, spec.reduced_set.weights))
+        return dataclasses.replace(
+            spec, reduced_set=js.ReducedSet(points, spec.reduced_set.weights)
+        )
 
     specs = {f"m{s}": made_specification(s) for s in range(3)}
     user = made_user(1)

@@ -156,7 +156,9 @@ def test_no_array_of_market_by_points_by_points_exists():
         return jax.ShapeDtypeStruct((100_000, *leaf.shape[1:]), leaf.dtype)
 
     rows = {f: grow(getattr(market.arrays, f)) for f in ("points", "weights", "self_terms")}
-    rows |= {f: grow(getattr(market.arrays, f)) for f in ("class_vectors", "class_bias", "class_ids")}
+    rows |= {
+        f: grow(getattr(market.arrays, f)) for f in ("class_vectors", "class_bias", "class_ids")
+    }
     large = dataclasses.replace(market.arrays, **rows)
     compiled = matching.score_market.lower(large, arrays, np.int32(0)).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 64 * 2**20
@@ -181,9 +183,7 @@ def test_order_of_learnwares_does_not_matter(market, method):
 @pytest.mark.parametrize("kind", [js.Laplacian, js.InverseMultiquadric])
 def test_other_kernels_match_too(kind):
     kernel = kind(bandwidth=4.0)
-    specs = {
-        f"m{s}": dataclasses.replace(made_specification(s), kernel=kernel) for s in range(3)
-    }
+    specs = {f"m{s}": dataclasses.replace(made_specification(s), kernel=kernel) for s in range(3)}
     user = dataclasses.replace(made_user(1), kernel=kernel)
     result = js.match(js.Market.from_specifications(specs), user)
     want = [js.squared_mmd(kernel, s.reduced_set, user.reduced_set) for s in specs.values()]

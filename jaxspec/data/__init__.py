@@ -1,0 +1,1 @@
+"""The embedded demo data; README.md here has source and licence."""
