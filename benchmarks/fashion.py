@@ -178,7 +178,7 @@ def _inverted(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _rotated(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An eighth of a turn to the left: a quarter leaves nothing that other contexts can reuse."""
+    """An eighth of a turn to the left: a quarter leaves little that other contexts can reuse."""
     from PIL import Image
 
     eight = Image.fromarray(np.round(grey * 255).astype(np.uint8))

@@ -234,9 +234,7 @@ def methods():
         "leading part, damped, 10": competitor(leading_part, steps=10),
         "L-BFGS (optax), 10": competitor(optax_lbfgs, steps=10),
         "L-BFGS (lean), 20": competitor(lean_lbfgs, steps=20),
-        "L-BFGS (lean, preconditioned), 10": competitor(
-            lean_lbfgs, steps=10, preconditioned=True
-        ),
+        "L-BFGS (lean, preconditioned), 10": competitor(lean_lbfgs, steps=10, preconditioned=True),
     }
     for steps in (0, 1, 2, 3, 5, 10, 40):
         table[f"Gauss-Newton CG, {steps}"] = ours(max_iterations=steps, tolerance=0.0)
@@ -245,22 +243,74 @@ def methods():
 
 
 def compare(name, repeats):
+    """Return for each method its errors, run times and first call, over keys."""
     Z, size = load(name)
     bandwidth = float(median_bandwidth(Z, sample_size=None))
     kernel, error = Gaussian(np.float32(bandwidth)), oracle(Z, bandwidth)
-    keys = [jax.random.key(seed) for seed in range(repeats)]
-    rows = {}
-    for label, call in methods().items():
+    calls, rows = methods(), {}
+    for label, call in calls.items():
         began = time.perf_counter()
-        jax.block_until_ready(call(keys[0], Z, kernel, size))
+        jax.block_until_ready(call(jax.random.key(99), Z, kernel, size))
         rows[label] = {"first_call_s": time.perf_counter() - began, "times": [], "errors": []}
-    for key in keys:
-        for label, call in methods_of_run.setdefault(name, methods()).items():
-            if label not in warmed.setdefault(name, set()):
-                jax.block_until_ready(call(key, Z, kernel, size))
-                warmed[name].add(label)
+    for seed in range(repeats):
+        key = jax.random.key(seed)
+        for label, call in calls.items():
             began = time.perf_counter()
             found = jax.block_until_ready(call(key, Z, kernel, size))
             rows[label]["times"].append(time.perf_counter() - began)
-            rows[label]["errors"].append(error(*found))
+            rows[label]["errors"].append(float(error(*found)))
     return rows
+
+
+def batch(repeats, count=256):
+    """Return the time a set of 256 learnwares (n near 1000, d=64, m=50), against single calls."""
+    digits, size = load("digits")
+    rng = np.random.default_rng(0)
+    sets = [
+        digits[rng.choice(len(digits), int(n), replace=False)]
+        for n in rng.integers(900, 1025, size=count)
+    ]
+    kernel = Gaussian(np.float32(median_bandwidth(digits, sample_size=None)))
+    rows = {}
+    for steps in (0, 1, 2, 10):
+        options = {"size": size, "kernel": kernel, "max_iterations": steps, "tolerance": 0.0}
+        began = time.perf_counter()
+        rkme.reduce_sets(jax.random.key(0), sets, **options)
+        first, times = time.perf_counter() - began, []
+        for seed in range(repeats):
+            began = time.perf_counter()
+            found = rkme.reduce_sets(jax.random.key(seed), sets, **options)
+            times.append((time.perf_counter() - began) / count)
+        errors = [
+            float(oracle(sets[i], float(kernel.bandwidth))(found.points[i], found.weights[i]))
+            for i in range(8)
+        ]
+        label = f"batch of {count}, Gauss-Newton CG, {steps} (time a set)"
+        rows[label] = {"first_call_s": first, "times": times, "errors": errors}
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", default=["digits", "mnist", "batch"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    results = {}
+    for name in arguments.data:
+        repeats = arguments.repeats
+        rows = results[name] = batch(repeats) if name == "batch" else compare(name, repeats)
+        print(f"\n{name}, {repeats} repeats")
+        print(f"{'':52s}{'error':>9s}{'worst':>9s}{'min ms':>9s}{'median':>9s}{'first s':>9s}")
+        for label, row in rows.items():
+            print(
+                f"{label:52s}{statistics.median(row['errors']):9.2e}{max(row['errors']):9.2e}"
+                f"{min(row['times']) * 1e3:9.2f}{statistics.median(row['times']) * 1e3:9.2f}"
+                f"{row['first_call_s']:9.2f}"
+            )
+    if arguments.output:
+        arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -105,7 +105,7 @@ def make_users(users: Any, features: np.ndarray, kernel: Any) -> list[UserSpecif
     ]
 
 
-def run(seed: int = 0, *, stage: Callable[[str], Any] = _silent) -> DemoResult:
+def run(seed: int = 2023, *, stage: Callable[[str], Any] = _silent) -> DemoResult:
     """Make the market, ask it for every user, and compare with the truth.
 
     Args:

@@ -11,6 +11,7 @@ Only `jaxspec.matching` reads `MarketArrays`; ids, names and sizes are host data
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -303,6 +304,21 @@ class Market:
         """
         removed = self._removed | {self._slot(learnware)}
         return Market(self._storage, self._length, removed, self.kernel, self.feature_space)
+
+    # On disk
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a folder; see `jaxspec.store.save_market`."""
+        from jaxspec.store import save_market
+
+        save_market(path, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Market:
+        """Read a folder of `save`; see `jaxspec.store.load_market` for what it refuses."""
+        from jaxspec.store import load_market
+
+        return load_market(path)
 
 
 def _check(learnware: Any, spec: Any) -> None:

@@ -35,8 +35,8 @@ __all__ = ["Diagnostics", "best_weights", "reduce_set", "reduce_sets", "suggest_
 Array = Any
 BLOCK_SIZE = 8192  # rows a data block: with m = 200 its Gram block is 6.5 MB
 EXACT_ERROR_ROWS = 2048  # up to here the error is computed without being asked for: n^2 d work
-SEED_ROWS = 4  # rows per point that k-means++ draws from: it costs their number squared
-SAMPLE_ROWS = 10  # rows per point of the Lloyd steps
+SAMPLE_ROWS = 10  # rows per point in the start's Lloyd steps
+SEED_EVERY = 2  # every second one of them is a candidate of k-means++: its cost is their square
 CG_STEPS = 5
 LLOYD_STEPS = 2
 DAMPING = 0.03
@@ -211,7 +211,8 @@ def _direction(at: _Point, damping: Array, metric: str) -> tuple[Array, Array]:
     """Return the damped Gauss-Newton step (m, d) and the decrease that its model predicts."""
     points, beta = at.points, at.weights[:, None]
     m = points.shape[0]
-    scale = jnp.mean(jnp.square(at.weights)) * at.kappa[0, 0] + jnp.finfo(points.dtype).tiny
+    scale = jnp.mean(jnp.square(at.weights)) * at.kappa[0, 0]
+    scale = jnp.where(scale > 0, scale, 1.0)
     floor = 4.0 * m * float(jnp.finfo(points.dtype).eps)
     leading = beta * at.kappa * beta.T + (damping + floor) * scale * jnp.eye(m, dtype=points.dtype)
     precondition = _inverse(leading)
@@ -270,12 +271,14 @@ def _optimise(
         done = jnp.where(success, gain, predicted) < tolerance
         return _State(best, damping, state.iterations + 1, done | (damping > 1e6))
 
-    start = _State(
-        _evaluate(kernel, points, data, active, nonnegative),
-        jnp.asarray(DAMPING, points.dtype),
-        jnp.zeros((), jnp.int32),
-        jnp.zeros((), bool),
+    # The start is a trial like any other: from weights of zero the step is zero, and any value
+    # is better than infinity. One copy of the evaluation halves the compilation.
+    m, dtype = points.shape[0], points.dtype
+    zero, square = jnp.zeros(m, dtype), jnp.zeros((m, m), dtype)
+    nothing = _Point(
+        points, zero, jnp.asarray(jnp.inf, dtype), jnp.zeros_like(points), square, square, square
     )
+    start = _State(nothing, jnp.asarray(DAMPING / 0.3, dtype), jnp.asarray(-1), jnp.zeros((), bool))
     return jax.lax.while_loop(lambda s: ~s.done & (s.iterations < max_iterations), advance, start)
 
 
@@ -293,16 +296,13 @@ def _fit(
 ) -> _State:
     """Start and optimise on centred rows with weights that sum to one."""
     size, n = active.shape[0], rows.shape[0]
-    sample_key, thin_key, seed_key = jax.random.split(key, 3)
-    sample, sample_weights = rows, weights
+    draws = jax.random.uniform(key, (size + SAMPLE_ROWS * size,), rows.dtype)
+    sample, sample_weights, thin = rows, weights, 1
     if n > SAMPLE_ROWS * size:
-        sample = rows[systematic_sample(sample_key, weights, SAMPLE_ROWS * size)]
+        sample = rows[systematic_sample(draws[size:], weights)]
         sample_weights = jnp.full(SAMPLE_ROWS * size, 1.0 / (SAMPLE_ROWS * size), rows.dtype)
-    seeds, seed_weights = sample, sample_weights
-    if sample.shape[0] > SEED_ROWS * size:
-        seeds = sample[systematic_sample(thin_key, sample_weights, SEED_ROWS * size)]
-        seed_weights = jnp.full(SEED_ROWS * size, 1.0 / (SEED_ROWS * size), rows.dtype)
-    points = kmeans_plus_plus(seed_key, seeds, seed_weights, size)
+        thin = SEED_EVERY
+    points = kmeans_plus_plus(draws[:size], sample[::thin], sample_weights[::thin])
     points = lloyd(points, sample, sample_weights, active, LLOYD_STEPS)
     # k(x, x) = 1, so the noise of the data's own embedding is about (1 - |mu|^2) / n.
     noise = jnp.sum(jnp.square(weights))

@@ -12,6 +12,7 @@ cannot be compared. The submitter's data never enter a specification, only what 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,19 @@ class Specification:
     num_examples: int = dataclasses.field(metadata=_STATIC, default=0)
     format_version: int = dataclasses.field(metadata=_STATIC, default=FORMAT_VERSION)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a safetensors file; see `jaxspec.store.save_specification`."""
+        from jaxspec.store import save_specification
+
+        save_specification(path, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Specification:
+        """Read a file of `save`; see `jaxspec.store.load_specification` for what it refuses."""
+        from jaxspec.store import load_specification
+
+        return load_specification(path, cls)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +102,19 @@ class UserSpecification:
     feature_space: str = dataclasses.field(metadata=_STATIC)
     num_examples: int = dataclasses.field(metadata=_STATIC, default=0)
     format_version: int = dataclasses.field(metadata=_STATIC, default=FORMAT_VERSION)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a safetensors file; see `jaxspec.store.save_specification`."""
+        from jaxspec.store import save_specification
+
+        save_specification(path, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> UserSpecification:
+        """Read a file of `save`; see `jaxspec.store.load_specification` for what it refuses."""
+        from jaxspec.store import load_specification
+
+        return load_specification(path, cls)
 
 
 def same_kernel(a: Kernel, b: Kernel) -> bool:
@@ -266,7 +293,7 @@ def specify_user(
     share_labels: bool = True,
     max_points: int = 512,
     key: Array | None = None,
-    ridge: float = 1e-2,
+    ridge: float = 1e-1,
 ) -> UserSpecification:
     """Make the specification of a user's task from a few labelled examples.
 

@@ -6,13 +6,14 @@ folder: a pointer `market.json` names the version folder in force, which holds `
 names, sizes, checksums) and `arrays` (Orbax, the live learnwares only).
 
 Reading runs no code from a file: arrays are numbers, the rest is JSON, and every field is checked
-before it is used. Writing never touches what was saved before: a new file or version folder is
-complete on disk before one rename puts it in force. Called through `save` and `load` of
-`Specification`, `UserSpecification` and `Market`; Orbax and safetensors are imported on first use.
+before it is used. Writing never touches what was saved before: a new file or version is complete
+on disk before one rename puts it in force. Called through `save` and `load` of `Specification`,
+`UserSpecification` and `Market`; Orbax and safetensors are imported on first use.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -25,7 +26,7 @@ import types
 import typing
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,60 +42,56 @@ from jaxspec.specification import FORMAT_VERSION, as_class_names
 
 __all__ = ["load_market", "load_specification", "save_market", "save_specification"]
 
+PathLike = str | os.PathLike[str]
 MARKET_VERSION = 1
 POINTER = "market.json"
-VERSION_NAME = re.compile(r"version-[0-9a-f]{12}")
-LITTER_AGE = 24 * 3600.0  # seconds after which a version that no pointer names is of a dead writer
-CHUNK_BYTES = 1 << 26  # of a stored array; read and written in parallel
+DEAD_AFTER = 24 * 3600.0  # seconds; an older version that no pointer names is of a killed writer
+CHUNK_BYTES = 1 << 26  # of a stored array; chunks are read and written in parallel
 MAX_FILE_BYTES = 1 << 30  # of a specification: 100 times that of 1000 classes in 2048 dimensions
 
-# Kinds of numbers and shape of the fields; the letters are sizes that must agree. A field that is
-# not listed may be any finite array, inside diagnostics any finite number.
+# Kind of numbers and shape of the fields; sizes of one letter must agree. A field that is not
+# listed may be any finite array, within diagnostics any finite number.
 _FIELDS = {
-    "reduced_set.points": ("f", "m d"),
+    "reduced_set.points": ("f", "md"),
     "reduced_set.weights": ("f", "m"),
-    "proxy.weights": ("f", "d C"),
+    "proxy.weights": ("f", "dC"),
     "proxy.bias": ("f", "C"),
     "kernel.bandwidth": ("fiu", ""),
     "labels": ("i", "m"),
 }
 _ARRAYS = {
-    "points": ("f", "M m d"),
-    "weights": ("f", "M m"),
+    "points": ("f", "Mmd"),
+    "weights": ("f", "Mm"),
     "self_terms": ("f", "M"),
-    "class_vectors": ("f", "M k d"),
-    "class_bias": ("f", "M k"),
-    "class_ids": ("i", "M k"),
+    "class_vectors": ("f", "Mkd"),
+    "class_bias": ("f", "Mk"),
+    "class_ids": ("i", "Mk"),
     "origin": ("f", "d"),
 }
 _UNTYPED = {"reduced_set.diagnostics": (Diagnostics,)}  # kernels.py does not know this class
-_KERNELS = {kind.__name__: kind for kind in typing.get_args(Kernel)}
+_hints = functools.cache(typing.get_type_hints)
 
 
-# Specification files
-
-
-def save_specification(path: str | os.PathLike[str], spec: Any) -> None:
+def save_specification(path: PathLike, spec: Any) -> None:
     """Write a `Specification` or `UserSpecification` to one safetensors file.
 
     Raises:
         ImportError: safetensors is not installed.
         ValueError: a field that `load_specification` would refuse; nothing is written then.
     """
-    target = Path(path)
-    header: dict[str, Any] = {"kind": type(spec).__name__}
-    header.update({"static": {}, "types": {}, "numbers": {}})
-    arrays: dict[str, np.ndarray] = {}
-    _flatten(spec, "", header, arrays)
-    text = _to_json(target, header)
-    _unflatten(target, type(spec), _from_json(target, text.encode()), arrays)
-    data = _safetensors().numpy.save(arrays, metadata={"jaxspec": text})
-    if len(data) > MAX_FILE_BYTES:
-        raise _refusal(target, f"expected at most {MAX_FILE_BYTES} bytes, got {len(data)}")
+    target, safetensors = Path(path), _safetensors()
+    with _naming(target):
+        arrays: dict[str, np.ndarray] = {}
+        header = {"kind": type(spec).__name__, "static": {}, "types": {}, "numbers": {}}
+        _flatten(spec, "", header, arrays)
+        text = _to_json(header)
+        _unflatten(type(spec), json.loads(text), arrays)
+        data = safetensors.numpy.save(arrays, metadata={"jaxspec": text})
+        _check_that(len(data) <= MAX_FILE_BYTES, f"expected at most {MAX_FILE_BYTES} bytes")
     _write(target, data)
 
 
-def load_specification(path: str | os.PathLike[str], cls: type) -> Any:
+def load_specification(path: PathLike, cls: type) -> Any:
     """Read a file of `save_specification`; arrays come back as numpy arrays, bit by bit.
 
     Args:
@@ -103,26 +100,20 @@ def load_specification(path: str | os.PathLike[str], cls: type) -> Any:
 
     Raises:
         ImportError: safetensors is not installed.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is nothing at `path`.
         ValueError: not such a file, of another version, damaged, or with a field that is not as
             it must be; the message names the file and the field.
     """
-    target = Path(path)
-    safetensors = _safetensors()
-    if not target.is_file():
-        kind = ValueError if target.exists() else FileNotFoundError
-        raise kind(f"{target}: expected a specification file, got no file there")
-    if target.stat().st_size > MAX_FILE_BYTES:
-        raise _refusal(target, f"expected at most {MAX_FILE_BYTES} bytes, as of a specification")
-    try:
+    target, safetensors = _existing(path), _safetensors()
+    with _naming(target):
+        _check_that(target.is_file(), "expected a specification file, got a folder")
+        size = target.stat().st_size
+        _check_that(size <= MAX_FILE_BYTES, f"expected at most {MAX_FILE_BYTES} bytes, got {size}")
         with safetensors.safe_open(target, framework="np") as file:
-            text = (file.metadata() or {}).get("jaxspec")
+            text = (file.metadata() or {}).get("jaxspec", "")
+            _check_that(text, "a safetensors file, but not of a specification")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # the library raises several kinds
-        raise _refusal(target, f"not a whole safetensors file ({_first_line(error)})") from None
-    if text is None:
-        raise _refusal(target, "a safetensors file, but not of a specification")
-    return _unflatten(target, cls, _from_json(target, text.encode()), arrays)
+        return _unflatten(cls, json.loads(text), arrays)
 
 
 def _safetensors() -> Any:
@@ -130,8 +121,7 @@ def _safetensors() -> Any:
         import safetensors.numpy
     except ImportError:
         raise ImportError(
-            "specification files need the package safetensors: "
-            "pip install 'jaxspec-learnware[demo]'"
+            "specification files need safetensors: pip install 'jaxspec-learnware[demo]'"
         ) from None
     return safetensors
 
@@ -151,247 +141,249 @@ def _flatten(node: Any, prefix: str, header: dict[str, Any], arrays: dict[str, A
             arrays[at] = np.asarray(value, order="C")
 
 
-def _unflatten(path: Path, cls: type, header: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Check all parts of a file and return the dataclass they make."""
-    parts = [_part(path, header, name, dict) for name in ("static", "types", "numbers")]
-    static, kinds, leaves = (dict(part) for part in parts)
-    version = static.get("format_version")
-    if version != FORMAT_VERSION:
-        raise _refusal(path, f"format_version: expected {FORMAT_VERSION}, got {version!r}")
-    if header.get("kind") != cls.__name__:
-        raise _refusal(path, f"expected a {cls.__name__}, got a {header.get('kind')!r:.40}")
-    for at, value in leaves.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise _refusal(path, f"{at}: expected a number, got {value!r:.40}")
-    leaves.update(arrays)
-    checked = {at: np.asarray(leaf) for at, leaf in leaves.items()}
+def _unflatten(cls: type, header: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Check all parts of a file and return the dataclass that they make."""
+    kind, (static, kinds, numbers) = header["kind"], map(header.get, ("static", "types", "numbers"))
+    _check_that(kind == cls.__name__, f"expected a {cls.__name__}, got a {kind!r:.40}")
+    version = static["format_version"]
+    _check_that(
+        version == FORMAT_VERSION, f"format_version: expected {FORMAT_VERSION}, got {version!r:.40}"
+    )
+    names = as_class_names("class_names", static["class_names"])
+    leaves, sizes = {**numbers, **arrays}, {"C": len(names)}
+    for at, leaf in leaves.items():
+        rule = _FIELDS.get(at, ("fiu", "") if "diagnostics." in at else ("fiub", None))
+        _check_array(at, np.shape(leaf), np.asarray(leaf).dtype, rule, sizes)
+        _check_finite(at, leaf)
 
     def build(cls: type, prefix: str) -> Any:
-        hints, values = _hints(cls), {}
+        values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            at, hint = prefix + field.name, hints[field.name]
-            choices = {kind.__name__: kind for kind in _UNTYPED.get(at, _dataclasses(hint))}
-            value: Any = None
+            at, hint, value = prefix + field.name, _hints(cls)[field.name], None
+            union = (hint, *typing.get_args(hint))
+            choices = _UNTYPED.get(at) or [one for one in union if dataclasses.is_dataclass(one)]
             if field.metadata.get("static"):
                 value = static.pop(at, field.default)
                 value = tuple(value) if isinstance(value, list) else value
-                if not _conforms(value, hint):
-                    raise _refusal(path, f"{at}: expected {hint}, got {value!r:.80}")
+                _check_that(_conforms(value, hint), f"{at}: expected {hint}, got {value!r:.80}")
             elif at in kinds:
-                if kinds[at] not in choices:
-                    want = " or ".join(choices) or "an array"
-                    raise _refusal(path, f"{at}: expected {want}, got {kinds[at]!r:.40}")
-                value = build(choices[kinds.pop(at)], at + ".")
-            elif at in leaves and not (choices and hint is not Any):
+                name = kinds.pop(at)
+                found = [one for one in choices if one.__name__ == name]  # type: ignore[union-attr]
+                _check_that(len(found) == 1, f"{at}: got an unknown kind {name!r:.40}")
+                value = build(found[0], at + ".")  # type: ignore[arg-type]
+            elif at in leaves and not choices:
                 value = leaves.pop(at)
-            elif field.default is not None and type(None) not in typing.get_args(hint):
-                raise _refusal(path, f"{at}: expected this field, got a file without it")
+            else:
+                optional = field.default is None or type(None) in union
+                _check_that(optional, f"{at}: expected this field, got a file without it")
             values[field.name] = value
-        try:
-            return cls(**values)
-        except (TypeError, ValueError) as error:  # such as a bandwidth that is not positive
-            raise _refusal(path, f"{prefix}{error}") from None
+        return cls(**values)
 
-    sizes: dict[str, int] = {}
-    names = static.get("class_names")
-    if isinstance(names, (list, tuple)):
-        sizes["C"] = len(names)
-    for at, leaf in checked.items():
-        number = ("fiu", "") if "diagnostics." in at else None
-        _check_shape(path, at, leaf.shape, leaf.dtype, _FIELDS.get(at, number), sizes)
-        _check_finite(path, at, leaf)
     spec = build(cls, "")
     unknown = sorted([*static, *kinds, *leaves])
-    if unknown:
-        raise _refusal(path, f"{unknown[0]:.80}: no field of a {cls.__name__}")
-    try:
-        as_class_names("class_names", spec.class_names)
-    except (TypeError, ValueError) as error:
-        raise _refusal(path, str(error)) from None
-    if not spec.feature_space or spec.num_examples < 0:
-        raise _refusal(path, "expected feature_space to have a name and num_examples to be >= 0")
-    labels = checked.get("labels")
-    if labels is not None and not (0 <= labels.min() and labels.max() < sizes["C"]):
-        raise _refusal(path, f"labels: expected values in 0..{sizes['C'] - 1}")
+    _check_that(not unknown, f"{unknown[:1]!r:.80}: no such field in a {cls.__name__}")
+    _check_that(spec.feature_space != "", "feature_space: expected a non-empty string")
+    _check_that(spec.num_examples >= 0, f"num_examples: got {spec.num_examples}")
+    labels = np.asarray(arrays.get("labels", 0))
+    good = labels.min() >= 0 and labels.max() < len(names)
+    _check_that(good, f"labels: expected values in 0..{len(names) - 1}")
     return spec
 
 
-_hints = functools.cache(typing.get_type_hints)
-
-
-def _dataclasses(hint: Any) -> list[type]:
-    return [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]  # type: ignore[misc]
-
-
-def _conforms(value: Any, hint: Any) -> bool:
-    """Tell whether a JSON value (lists as tuples) is what a static field's annotation says."""
-    if typing.get_origin(hint) is tuple:
-        entry = typing.get_args(hint)[0]
-        return isinstance(value, tuple) and all(_conforms(one, entry) for one in value)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(_conforms(value, one) for one in typing.get_args(hint))
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-# Markets
-
-
-def save_market(path: str | os.PathLike[str], market: _market.Market) -> None:
-    """Write a market to a folder; the one that was there stays readable until the new one is whole.
+def save_market(path: PathLike, market: _market.Market) -> None:
+    """Write a market to a folder; what was there stays in force until the new one is whole.
 
     Raises:
         ValueError: an empty market, or a folder that holds something else; nothing is changed.
     """
+    import orbax.checkpoint as ocp
+
     target = Path(path)
-    if len(market) == 0:
-        raise _refusal(target, "expected at least one learnware to save, got an empty market")
-    if target.exists():
-        _check_own(target)
-    arrays, facts = _pack(target, market)
-    target.mkdir(parents=True, exist_ok=True)
+    with _naming(target):
+        _check_that(len(market) > 0, "expected at least one learnware, got an empty market")
+        if (target / POINTER).exists():
+            _pointer(target)  # of a market, and of this version
+        elif target.exists():
+            other = [one.name for one in target.iterdir() if not one.name.startswith("version-")]
+            _check_that(not other, f"expected a market or an empty folder, got {other[:3]!r:.80}")
+        arrays, facts = _pack(market)
     version = target / f"version-{uuid.uuid4().hex[:12]}"
     try:
-        version.mkdir()
-        _save_arrays(version / "arrays", arrays)
+        version.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            options = {name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES) for name in arrays}
+            checkpointer.save((version / "arrays").absolute(), arrays, save_args=options)
+            checkpointer.wait_until_finished()
         _write(version / "facts.json", facts)
         previous = _pointer(target)["current"] if (target / POINTER).exists() else None
-        pointer = {
-            "format": "jaxspec market",
-            "format_version": MARKET_VERSION,
-            "current": version.name,
-            "crc32": zlib.crc32(facts),
-        }
-        _write(target / POINTER, _to_json(target, pointer).encode())
+        pointer = {"current": version.name, "crc32": zlib.crc32(facts)}
+        pointer.update({"format": "jaxspec market", "format_version": MARKET_VERSION})
+        _write(target / POINTER, _to_json(pointer).encode())
     except BaseException:
         shutil.rmtree(version, ignore_errors=True)
         raise
-    _tidy(target, keep=version.name, previous=previous)
+    for one in target.glob("version-*"):
+        with contextlib.suppress(OSError):  # somebody else was faster
+            dead = time.time() - one.stat().st_mtime > DEAD_AFTER
+            if one != version and (one.name == previous or dead):
+                shutil.rmtree(one)
 
 
-def load_market(path: str | os.PathLike[str]) -> _market.Market:
+def load_market(path: PathLike) -> _market.Market:
     """Read a folder of `save_market`: the same numbers, and room for more learnwares.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is nothing at `path`.
         ValueError: not such a folder, of another version, damaged, or with a field that is not as
             it must be; the message names the folder and the field.
     """
-    target = Path(path)
-    pointer = _pointer(target)
-    while True:
-        try:
-            return _load_version(target, pointer)
-        except (OSError, ValueError):  # somebody may have saved a new version meanwhile
-            latest = _pointer(target)
-            if latest == pointer:
-                raise
-            pointer = latest
-
-
-def _check_own(target: Path) -> None:
-    if not target.is_dir():
-        raise _refusal(target, "expected a folder for a market, got a file")
-    if (target / POINTER).exists():
-        _pointer(target)
-    elif any(not VERSION_NAME.fullmatch(p.name) and not _is_litter(p) for p in target.iterdir()):
-        raise _refusal(target, "holds other files and no market; not written into")
+    target = _existing(path)
+    with _naming(target):
+        pointer = _pointer(target)
+        version = target / pointer["current"]
+        data = (version / "facts.json").read_bytes()
+        _check_that(zlib.crc32(data) == pointer["crc32"], "facts.json: its checksum is wrong")
+        header = json.loads(data)
+        ids, names, facts = header["ids"], header["class_names"], header["facts"]
+        for field, values in (("ids", ids), ("class_names", names)):
+            good = _conforms(tuple(values), tuple[str, ...]) and "" not in values
+            good = good and 0 < len(values) == len(set(values))
+            _check_that(good, f"{field}: expected different, non-empty strings")
+        space, kinds = header["feature_space"], {k.__name__: k for k in typing.get_args(Kernel)}
+        _check_that(_conforms(space, str) and space, "feature_space: expected a non-empty string")
+        _check_that(header["kernel"] in kinds, f"kernel: expected one of {sorted(kinds)}")
+        kernel = kinds[header["kernel"]](header["bandwidth"])
+        arrays = _load_arrays(version / "arrays", header["arrays"], len(ids))
+        _check_facts(facts, len(ids), arrays["points"].shape[1])
+        spaces, space_of = _label_spaces(arrays["class_ids"], names)
+        return _unpack(arrays, ids, names, facts, spaces, space_of, kernel, space)
 
 
 def _pointer(target: Path) -> Any:
-    if not target.exists():
-        raise FileNotFoundError(f"{target}: expected the folder of a market, got nothing there")
-    pointer = _from_json(target, _read(target, POINTER))
-    if not isinstance(pointer, dict) or pointer.get("format") != "jaxspec market":
-        raise _refusal(target, f"{POINTER} is not that of a market")
-    if pointer.get("format_version") != MARKET_VERSION:
-        got = pointer.get("format_version")
-        raise _refusal(target, f"format_version: expected {MARKET_VERSION}, got {got!r:.40}")
-    if not VERSION_NAME.fullmatch(_part(target, pointer, "current", str)):
-        raise _refusal(target, f"{POINTER}: expected a version, got {pointer['current']!r:.40}")
+    _check_that((target / POINTER).is_file(), f"expected a market, got a place without {POINTER}")
+    pointer = json.loads((target / POINTER).read_bytes())
+    _check_that(pointer["format"] == "jaxspec market", f"{POINTER}: not that of a market")
+    version = pointer["format_version"]
+    _check_that(
+        version == MARKET_VERSION, f"format_version: expected {MARKET_VERSION}, got {version!r:.40}"
+    )
+    known = re.fullmatch(r"version-[0-9a-f]{12}", pointer["current"])  # never another folder
+    _check_that(known, f"{POINTER}: expected a version's name, got {pointer['current']!r:.40}")
     return pointer
 
 
-def _pack(target: Path, market: _market.Market) -> tuple[dict[str, np.ndarray], bytes]:
+def _pack(market: _market.Market) -> tuple[dict[str, np.ndarray], bytes]:
     """Return the rows of the live learnwares, and everything else as JSON."""
-    storage, slots = market._storage, market.slots
+    storage, slots, arrays = market._storage, market.slots, {}
+    with storage.lock:  # the next `add` may give these arrays' memory away
+        names = list(storage.names)
+        for field in dataclasses.fields(market.arrays):
+            value = getattr(market.arrays, field.name)
+            if field.name != "kernel" and value is not None:
+                arrays[field.name] = np.asarray(value)
     live: Any = slots if market._removed else slice(0, len(slots))
-    with storage.lock:
-        stacked, names = market.arrays, list(storage.names)
-        every = {f.name: getattr(stacked, f.name) for f in dataclasses.fields(stacked)}
-        every = {k: np.asarray(v) for k, v in every.items() if k != "kernel" and v is not None}
-    arrays = {k: v[live] if k in _market.ROW_FIELDS else v for k, v in every.items()}
+    arrays.update({name: arrays[name][live] for name in _market.ROW_FIELDS if name in arrays})
     used = np.unique(arrays["class_ids"])
     used = used[used >= 0]
     numbers = np.full(len(names) + 1, -1, np.int32)  # the last one is for -1, no class
     numbers[used] = np.arange(len(used))
     arrays["class_ids"] = numbers[arrays["class_ids"]]
     for name, array in arrays.items():
-        _check_finite(target, name, array)
-    bandwidth = market.kernel.bandwidth
-    plain = isinstance(bandwidth, (int, float)) and not isinstance(bandwidth, np.generic)
-    columns = [f.name for f in dataclasses.fields(_market._Facts) if f.name != "class_names"]
+        _check_finite(name, array)
     facts = [storage.facts[slot] for slot in slots]
-    text = _to_json(
-        target,
-        {
-            "feature_space": market.feature_space,
-            "kernel": type(market.kernel).__name__,
-            "bandwidth": bandwidth if plain else np.asarray(bandwidth).item(),
-            "bandwidth_dtype": None if plain else np.asarray(bandwidth).dtype.name,
-            "class_names": [names[number] for number in used],
-            "arrays": {name: _summary(array) for name, array in arrays.items()},
-            "ids": market.ids,
-            "facts": {name: [getattr(one, name) for one in facts] for name in columns},
-        },
-    )
-    return arrays, text.encode()
+    columns = [name for name in _hints(_market._Facts) if name != "class_names"]
+    header = {
+        "feature_space": market.feature_space,
+        "kernel": type(market.kernel).__name__,
+        "bandwidth": float(market.kernel.bandwidth),
+        "class_names": [names[number] for number in used],
+        "arrays": {k: [v.shape, v.dtype.name, _crc32(v)] for k, v in arrays.items()},
+        "ids": market.ids,
+        "facts": {name: [getattr(one, name) for one in facts] for name in columns},
+    }
+    return arrays, _to_json(header).encode()
 
 
-def _summary(array: np.ndarray) -> dict[str, Any]:
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return {"shape": array.shape, "dtype": array.dtype.name, "crc32": zlib.crc32(flat)}
+def _load_arrays(folder: Path, said: Any, count: int) -> dict[str, np.ndarray]:
+    """Check what the arrays are said to be, read them, and check that they are that."""
+    import orbax.checkpoint as ocp
+
+    fields = {one.name: one for one in dataclasses.fields(_market.MarketArrays)}
+    del fields["kernel"]
+    needed = {name for name, one in fields.items() if one.default is not None}
+    _check_that(needed <= set(said) <= set(fields), f"arrays: expected {sorted(fields)}")
+    sizes, expected = {"M": count}, {}
+    for name, (shape, dtype, _) in said.items():
+        _check_that(dtype in ("float32", "int32", "bool"), f"{name}: got dtype {dtype!r:.40}")
+        _check_that(_conforms(tuple(shape), tuple[int, ...]), f"{name}: got shape {shape!r:.80}")
+        rows = name not in _market.ROW_FIELDS or shape[:1] == [count]
+        _check_that(rows, f"{name}: expected {count} rows, got shape {shape!r:.80}")
+        rule = _ARRAYS.get(name, ("fib", None))
+        _check_array(name, tuple(shape), np.dtype(dtype), rule, sizes)
+        expected[name] = np.broadcast_to(np.zeros((), dtype), shape)  # takes no memory
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore(folder.absolute(), expected)
+    for name, array in arrays.items():
+        _check_that(_crc32(array) == said[name][2], f"{name}: its checksum is wrong")
+        _check_finite(name, array)
+    return arrays
 
 
-def _load_version(target: Path, pointer: dict[str, Any]) -> _market.Market:
-    version = target / pointer["current"]
-    data = _read(version, "facts.json")
-    if zlib.crc32(data) != pointer.get("crc32"):
-        raise _refusal(target, "facts.json is damaged: its checksum is not the saved one")
-    header = _from_json(target, data)
-    part = functools.partial(_part, target, header)
-    ids, names = part("ids", list), part("class_names", list)
-    for field, values in (("ids", ids), ("class_names", names)):
-        strings = all(isinstance(one, str) and one for one in values)
-        if not values or not strings or len(set(values)) != len(values):
-            raise _refusal(target, f"{field}: expected different, non-empty strings")
-    space, kernel = part("feature_space", str), _load_kernel(target, header)
-    facts = _load_facts(target, part("facts", dict), len(ids))
-    arrays = _load_arrays(target, version / "arrays", part("arrays", dict), len(ids))
-    if max(facts["size"]) > arrays["points"].shape[1] or min(facts["size"]) < 1:
-        raise _refusal(target, f"size: expected values in 1..{arrays['points'].shape[1]}")
-    spaces, space_of = _label_spaces(target, arrays["class_ids"], names)
+def _check_facts(facts: Any, count: int, size: int) -> None:
+    hints = {name: hint for name, hint in _hints(_market._Facts).items() if name != "class_names"}
+    _check_that(set(facts) == set(hints), f"facts: expected {sorted(hints)}")
+    for name, column in facts.items():
+        good = isinstance(column, list) and len(column) == count
+        good = good and all(_conforms(value, hints[name]) for value in column)
+        _check_that(good, f"{name}: expected {count} values of type {hints[name]}")
+    sizes, versions = facts["size"], set(facts["format_version"])
+    _check_that(1 <= min(sizes) <= max(sizes) <= size, f"size: expected values in 1..{size}")
+    _check_that(versions == {FORMAT_VERSION}, f"format_version: expected {FORMAT_VERSION}")
+    _check_that(min(facts["num_examples"]) >= 0, "num_examples: expected no negative values")
 
-    storage = _market._Storage()
+
+def _label_spaces(ids: np.ndarray, names: list[str]) -> tuple[list[tuple[str, ...]], list[int]]:
+    """Return the different tuples of class names, and which of them each learnware has."""
+    rows, space_of = np.unique(ids, axis=0, return_inverse=True)
+    sizes = (rows >= 0).sum(axis=1)
+    spaces = [row[:size].tolist() for row, size in zip(rows, sizes, strict=True)]
+    good = -1 <= rows.min() <= rows.max() < len(names)
+    good &= bool(((rows >= 0) == (np.arange(rows.shape[1]) < sizes[:, None])).all())
+    good &= all(len(set(one)) == len(one) >= 2 for one in spaces)
+    _check_that(good, f"class_ids: expected rows of different numbers 0..{len(names) - 1}")
+    return [tuple(names[number] for number in one) for one in spaces], space_of.ravel().tolist()
+
+
+def _unpack(
+    arrays: dict[str, np.ndarray],
+    ids: list[str],
+    names: list[str],
+    facts: dict[str, list[Any]],
+    spaces: list[tuple[str, ...]],
+    space_of: list[int],
+    kernel: Any,
+    feature_space: str,
+) -> _market.Market:
+    """Return the market of checked parts, with spare slots."""
+    storage, slots = _market._Storage(), _market._capacity(len(ids))
     storage.ids = ids
     storage.index = {learnware: (slot,) for slot, learnware in enumerate(ids)}
     storage.names = {name: number for number, name in enumerate(names)}
-    storage.facts = [
-        _market._Facts(class_names=spaces[label_space], **dict(zip(facts, row, strict=True)))
-        for label_space, *row in zip(space_of, *facts.values(), strict=True)
-    ]
-    for slot, label_space in enumerate(space_of):
-        storage.label_spaces.setdefault(spaces[label_space], []).append(slot)
-    slots = _market._capacity(len(ids))
+    rows = zip(*facts.values(), strict=True)
+    for slot, (label_space, row) in enumerate(zip(space_of, rows, strict=True)):
+        own = spaces[label_space]
+        storage.label_spaces.setdefault(own, []).append(slot)
+        storage.facts.append(_market._Facts(own, **dict(zip(facts, row, strict=True))))
     stacked = {}
     for name in list(arrays):
-        array = arrays.pop(name)  # so that no two copies of all arrays exist
+        array = arrays.pop(name)  # so that no two copies of everything exist
         if name in _market.ROW_FIELDS:
             padding = -1 if name == "class_ids" else 0
             array = pad_to(array, (slots, *array.shape[1:]), value=padding)
         stacked[name] = jnp.array(array)
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), kernel)
-    storage.arrays = _market.MarketArrays(**stacked, kernel=own)
-    market = _market.Market(storage, len(ids), frozenset(), kernel, space)
+    own_kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), kernel)
+    storage.arrays = _market.MarketArrays(**stacked, kernel=own_kernel)
+    market = _market.Market(storage, len(ids), frozenset(), kernel, feature_space)
     # Write zeros to the first free slot: the first `add` finds its functions compiled.
     sizes = (storage.arrays.points.shape[1], storage.arrays.class_ids.shape[1])
     row = _market._row(market[ids[-1]], sizes, np.asarray(storage.arrays.origin))
@@ -400,176 +392,65 @@ def _load_version(target: Path, pointer: dict[str, Any]) -> _market.Market:
     return market
 
 
-def _load_kernel(target: Path, header: Any) -> Any:
-    kind, dtype = header.get("kernel"), header.get("bandwidth_dtype")
-    value = header.get("bandwidth")
-    if not isinstance(kind, str) or kind not in _KERNELS:
-        raise _refusal(target, f"kernel: expected one of {sorted(_KERNELS)}, got {kind!r:.40}")
-    if dtype not in (None, "float32", "float64", "int32", "int64"):
-        raise _refusal(target, f"bandwidth_dtype: got {dtype!r:.40}")
+def _existing(path: PathLike) -> Path:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: there is nothing at this path")
+    return Path(path)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged or foreign file brings about into an error that names the file."""
     try:
-        return _KERNELS[kind](value if dtype is None else np.asarray(value, dtype))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise _refusal(target, str(error)) from None
+        yield
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0][:300]
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{path}: {kind}{line}") from error
 
 
-def _load_facts(target: Path, facts: Any, count: int) -> dict[str, list[Any]]:
-    hints = {k: v for k, v in _hints(_market._Facts).items() if k != "class_names"}
-    if set(facts) != set(hints):
-        raise _refusal(target, f"facts: expected {sorted(hints)}, got {sorted(facts)!r:.80}")
-    for name, column in facts.items():
-        if not isinstance(column, list) or len(column) != count:
-            raise _refusal(target, f"{name}: expected {count} values, one a learnware")
-        if not all(_conforms(value, hints[name]) for value in column):
-            raise _refusal(target, f"{name}: expected values of type {hints[name]}")
-    if set(facts["format_version"]) != {FORMAT_VERSION} or min(facts["num_examples"]) < 0:
-        raise _refusal(target, f"expected format_version {FORMAT_VERSION} and num_examples >= 0")
-    return facts
+def _check_that(condition: Any, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
 
 
-def _load_arrays(target: Path, folder: Path, summaries: Any, count: int) -> dict[str, np.ndarray]:
-    """Check what the arrays are said to be, read them, and check that they are that."""
-    fields = {field.name: field for field in dataclasses.fields(_market.MarketArrays)}
-    del fields["kernel"]
-    for name in [*summaries, *fields]:
-        optional = name in fields and fields[name].default is None
-        if name not in fields or not (name in summaries or optional):
-            raise _refusal(target, f"arrays: expected {sorted(fields)}, got {sorted(summaries)}")
-    sizes, expected = {"M": count}, {}
-    for name, summary in summaries.items():
-        shape = _part(target, summary, "shape", list)
-        dtype = _part(target, summary, "dtype", str)
-        good = dtype in ("float32", "int32", "bool")
-        if not good or not all(isinstance(n, int) and 0 < n < 1 << 31 for n in shape):
-            raise _refusal(target, f"{name}: got shape {shape!r:.60} and dtype {dtype!r:.40}")
-        if name in _market.ROW_FIELDS and shape[:1] != [count]:
-            raise _refusal(target, f"{name}: expected {count} rows, got shape {shape!r:.60}")
-        _check_shape(target, name, tuple(shape), np.dtype(dtype), _ARRAYS.get(name), sizes)
-        expected[name] = np.broadcast_to(np.zeros((), dtype), shape)  # takes no memory
-    import orbax.checkpoint as ocp
-
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            arrays = checkpointer.restore(folder.absolute(), expected)
-    except Exception as error:  # the libraries raise many kinds
-        raise _refusal(target, f"its arrays cannot be read ({_first_line(error)})") from None
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    for name, array in arrays.items():
-        if _summary(array)["crc32"] != summaries[name].get("crc32"):
-            raise _refusal(target, f"{name} is damaged: its checksum is not the saved one")
-        _check_finite(target, name, array)
-    return arrays
+def _check_array(name: str, shape: Any, dtype: Any, rule: Any, sizes: dict[str, int]) -> None:
+    """Check a field against `rule` (kinds, letters); letters not seen yet are put in `sizes`."""
+    kinds, axes = rule
+    _check_that(dtype.kind in kinds, f"{name}: expected numbers of kind {kinds}, got dtype {dtype}")
+    _check_that(all(n > 0 for n in shape), f"{name}: expected no empty axis, got shape {shape}")
+    if axes is not None:
+        fits = len(shape) == len(axes)
+        fits = fits and all(sizes.setdefault(a, n) == n for a, n in zip(axes, shape, strict=True))
+        want = ", ".join(f"{a}={sizes[a]}" if a in sizes else a for a in axes)
+        _check_that(fits, f"{name}: expected shape ({want}), got {shape}")
 
 
-def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    import orbax.checkpoint as ocp
-
-    options = {name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES) for name in arrays}
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), arrays, save_args=options)
-        checkpointer.wait_until_finished()
+def _check_finite(name: str, array: Any) -> None:
+    _check_that(np.isfinite(array).all(), f"{name}: expected finite numbers, got NaN or infinity")
 
 
-def _label_spaces(
-    target: Path, class_ids: np.ndarray, names: list[str]
-) -> tuple[list[tuple[str, ...]], list[int]]:
-    """Return the different tuples of class names, and which of them each learnware has."""
-    rows, space_of = np.unique(class_ids, axis=0, return_inverse=True)
-    sizes = (rows >= 0).sum(axis=1)
-    spaces = [tuple(row[:size].tolist()) for row, size in zip(rows, sizes, strict=True)]
-    trailing = (rows >= 0) == (np.arange(rows.shape[1]) < sizes[:, None])
-    distinct = all(len(set(one)) == len(one) >= 2 for one in spaces)
-    if rows.min() < -1 or rows.max() >= len(names) or not trailing.all() or not distinct:
-        raise _refusal(target, f"class_ids: expected rows of different 0..{len(names) - 1}")
-    return [tuple(names[number] for number in one) for one in spaces], space_of.ravel().tolist()
+def _conforms(value: Any, hint: Any) -> bool:
+    """Tell whether a JSON value (lists as tuples) is what a field's annotation says."""
+    if typing.get_origin(hint) is tuple:
+        entry = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(_conforms(one, entry) for one in value)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_conforms(value, one) for one in typing.get_args(hint))
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
-def _is_litter(path: Path) -> bool:
-    return path.name.startswith(f".{POINTER}.") and path.name.endswith(".tmp")
+def _crc32(array: np.ndarray) -> int:
+    data: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return zlib.crc32(data)
 
 
-def _tidy(target: Path, *, keep: str, previous: str | None) -> None:
-    """Remove the version before this one, and what writers left that were killed long ago."""
-    for path in target.iterdir():
-        if path.name == keep or not (VERSION_NAME.fullmatch(path.name) or _is_litter(path)):
-            continue
-        try:
-            if path.name == previous or time.time() - path.stat().st_mtime > LITTER_AGE:
-                path.unlink() if _is_litter(path) else shutil.rmtree(path)
-        except OSError:  # somebody else was faster, or reads it on a system that forbids this
-            continue
-
-
-# Checks and files
-
-
-def _refusal(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path}: {what}")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.160}"
-
-
-def _part(path: Path, header: Any, name: str, kind: type) -> Any:
-    value = header.get(name) if isinstance(header, dict) else None
-    if not isinstance(value, kind):
-        raise _refusal(path, f"{name}: expected a {kind.__name__}, got {value!r:.40}")
-    return value
-
-
-def _check_shape(
-    path: Path, name: str, shape: Any, dtype: Any, expected: Any, sizes: dict[str, int]
-) -> None:
-    """Check one field against `expected` (kinds, letters); unseen letters are put in `sizes`."""
-    kinds, letters = expected or ("fiub", None)
-    if dtype.kind not in kinds:
-        raise _refusal(path, f"{name}: expected numbers of kind {kinds!r}, got dtype {dtype}")
-    if 0 in shape:
-        raise _refusal(path, f"{name}: expected no empty axis, got shape {shape}")
-    if letters is None:
-        return
-    axes = letters.split()
-    if len(shape) == len(axes):
-        want = tuple(sizes.setdefault(a, n) for a, n in zip(axes, shape, strict=True))
-    if len(shape) != len(axes) or want != shape:
-        known = ", ".join(f"{a}={sizes[a]}" if a in sizes else a for a in axes)
-        raise _refusal(path, f"{name}: expected shape ({known}), got {shape}")
-
-
-def _check_finite(path: Path, name: str, array: np.ndarray) -> None:
-    if not np.isfinite(array).all():
-        raise _refusal(path, f"{name}: expected finite numbers, got NaN or infinity")
-
-
-def _to_json(path: Path, value: Any) -> str:
-    try:  # numpy integers become plain ones; NaN is no JSON
-        return json.dumps(value, allow_nan=False, default=operator.index)
-    except (TypeError, ValueError) as error:
-        raise _refusal(path, f"a field that cannot be written ({error})") from None
-
-
-def _from_json(path: Path, data: bytes) -> Any:
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no JSON")
-
-    try:
-        return json.loads(data, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise _refusal(path, f"its JSON cannot be read ({_first_line(error)})") from None
-
-
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except OSError as error:
-        raise _refusal(folder, f"not a whole market, no {name} ({error.strerror})") from None
+def _to_json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, default=operator.index)  # numpy integers are fine
 
 
 def _write(path: Path, data: bytes) -> None:
     """Put a file in place in one step: the old one or the new one is there, never a part."""
-    if path.is_dir():
-        raise _refusal(path, "expected the name of a file, got a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -578,12 +459,9 @@ def _write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     if os.name == "posix":  # the rename itself is on disk only with its folder
         folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        os.fsync(folder)
+        os.close(folder)
