@@ -86,7 +86,7 @@ def mean_shift(best, evaluate, steps):
     """Undamped interacting particles (arXiv 2502.10600): a unit step of the leading part."""
 
     def step(_, at):
-        solved = at.inverse @ at.residual / at.kappa[0, 0]
+        solved = at.half.T @ (at.half @ at.residual) / at.kappa[0, 0]
         weights = jnp.where(jnp.abs(at.weights) > 1e-6, at.weights, 1e-6)
         return evaluate(at.points - solved / weights[:, None])
 
@@ -101,8 +101,9 @@ def leading_part(best, evaluate, steps):
         at, damping = state
         beta = at.weights[:, None]
         scale = jnp.mean(at.weights**2) * at.kappa[0, 0]
-        inverse = rkme._inverse(beta * at.kappa * beta.T + (damping + 1e-5) * scale * eye)
-        trial = evaluate(at.points - inverse @ (beta * at.residual))
+        matrix = beta * at.kappa * beta.T + (damping + 1e-5) * scale * eye
+        _, half = rkme._inverse_factor(matrix)
+        trial = evaluate(at.points - half.T @ (half @ (beta * at.residual)))
         success = trial.value < at.value
         damping = jnp.where(success, jnp.maximum(0.3 * damping, 1e-6), 4 * damping)
         return jax.tree.map(partial(jnp.where, success), trial, at), damping
@@ -157,7 +158,8 @@ def lean_lbfgs(best, evaluate, steps, memory=10, preconditioned=False):
         if preconditioned:
             beta = at.weights[:, None]
             scale = jnp.mean(at.weights**2) * at.kappa[0, 0]
-            q = rkme._inverse(beta * at.kappa * beta.T + 0.05 * scale * eye) @ q * 0.5
+            _, half = rkme._inverse_factor(beta * at.kappa * beta.T + 0.05 * scale * eye)
+            q = 0.5 * half.T @ (half @ q)
         else:
             length = jnp.vdot(differences[0], differences[0]) * rates[0]
             first = 0.1 / jnp.maximum(jnp.abs(q).max(), 1e-30)

@@ -43,7 +43,9 @@ def _app() -> Any:
 
     @app.command()
     def demo(
-        seed: int = typer.Option(2023, min=0, help="Of the split, the training and the label spaces."),
+        seed: int = typer.Option(
+            2023, min=0, help="Of the split, the training and the label spaces."
+        ),
         user: int = typer.Option(2, min=0, max=21, help="Which user to show in full."),
         output: Path = typer.Option(Path("jaxspec-demo"), help="Folder for the picture."),  # noqa: B008
     ) -> None:

@@ -1,9 +1,9 @@
 """The start of a reduced set: k-means++ seeds on a sample of the rows, then Lloyd steps.
 
-Everything here is traceable: row weights of zero mark padding, and shapes
-depend on static sizes only. Random numbers come in as uniform draws: one generator call for all
-of them compiles in a third of the time of three. The sample bounds the cost: its distances are formed once, by one
-matrix product, and each seed then reads one row of them.
+Everything here is traceable: row weights of zero mark padding, and shapes depend on static sizes
+only. Random numbers come in as uniform draws, so that the caller makes all of them in one call:
+each call of the generator is a large piece to compile. The sample bounds the cost: its distances
+are formed once, by one matrix product, and each seed then reads one row of them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Array = Any
 def systematic_sample(draws: Array, weights: Array) -> Array:
     """Return a row index for each draw (s,), uniform in [0, 1): one from each of s equal slices.
 
-    The slices are of the weights (n,): with equal weights and s <= n no row comes twice; a row of weight zero never comes.
-    Unlike a draw without replacement it needs no sort.
+    The slices are of the weights (n,): with equal weights and s <= n no row comes twice; a row of
+    weight zero never comes. Unlike a draw without replacement it needs no sort.
     """
     cumulative = jnp.cumsum(weights)
     slices = (jnp.arange(draws.shape[0]) + draws) / draws.shape[0]

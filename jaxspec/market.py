@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.kernels import Kernel, ReducedSet, gram
+from jaxspec.probe import ProbeProxy, whitening
 from jaxspec.proxy import Proxy
 from jaxspec.shapes import bucket, pad_to
 from jaxspec.specification import Specification, check_comparable
@@ -44,6 +45,11 @@ class MarketArrays:
         class_vectors: (slots, classes, d) proxy weights, one row a class, centred over classes.
         class_bias: (slots, classes).
         class_ids: (slots, classes) int32 numbers of class names, -1 where there is no class.
+        probe_weights: (slots, classes, D) of the probe proxies, D = 0 in a market without.
+        probe_bias: (slots, classes).
+        has_probe: (slots,) one where there is a probe proxy, else zero.
+        landmarks: (D, d) of the probe proxies, relative to `origin`.
+        white: (D, D), `probe.whitening` of the landmarks.
         origin: (d,) subtracted from points, zero unless the features lie far from zero.
         kernel: the market's kernel.
     """
@@ -54,11 +60,26 @@ class MarketArrays:
     class_vectors: Array
     class_bias: Array
     class_ids: Array
+    probe_weights: Array
+    probe_bias: Array
+    has_probe: Array
+    landmarks: Array
+    white: Array
     origin: Array
     kernel: Kernel
 
 
-ROW_FIELDS = ("points", "weights", "self_terms", "class_vectors", "class_bias", "class_ids")
+ROW_FIELDS = (
+    "points",
+    "weights",
+    "self_terms",
+    "class_vectors",
+    "class_bias",
+    "class_ids",
+    "probe_weights",
+    "probe_bias",
+    "has_probe",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +90,7 @@ class _Facts:
     size: int
     num_examples: int
     format_version: int
+    fidelity: float | None = None
 
 
 class _Storage:
@@ -82,6 +104,7 @@ class _Storage:
         self.index: dict[str, tuple[int, ...]] = {}  # id -> slots it was ever given
         self.label_spaces: dict[tuple[str, ...], list[int]] = {}  # class names -> slots
         self.names: dict[str, int] = {}  # class name -> number
+        self.probe: str | None = None  # fingerprint of the probe set
         self.lock = threading.Lock()
 
     def enter(self, learnware: str, spec: Specification) -> None:
@@ -91,7 +114,10 @@ class _Storage:
         self.index[learnware] = (*self.index.get(learnware, ()), slot)
         self.label_spaces.setdefault(spec.class_names, []).append(slot)
         size = int(spec.reduced_set.points.shape[0])
-        self.facts.append(_Facts(spec.class_names, size, spec.num_examples, spec.format_version))
+        fidelity = None if spec.probe is None else float(spec.probe.fidelity)
+        self.facts.append(
+            _Facts(spec.class_names, size, spec.num_examples, spec.format_version, fidelity)
+        )
 
     def number(self, names: tuple[str, ...], classes: int) -> np.ndarray:
         """Return numbers of class names, giving new names the next ones; -1 in the padding."""
@@ -162,10 +188,14 @@ class Market:
         if not specifications:
             raise ValueError("specifications: expected at least one, got an empty mapping")
         first_id, first = next(iter(specifications.items()))
+        probe = None
         for learnware, spec in specifications.items():
             _check(learnware, spec)
             check_comparable(f"specification {learnware!r}", spec, f"{first_id!r}", first)
             _check_dimension(learnware, spec, first.reduced_set.points.shape[1])
+            if spec.probe is not None:
+                _check_probe(learnware, spec, probe)
+                probe = spec.probe.fingerprint
         storage = _build(dict(specifications))
         return cls(storage, len(specifications), frozenset(), first.kernel, first.feature_space)
 
@@ -192,6 +222,16 @@ class Market:
         Read them anew for every use: the next `add` to the market writes its row in place.
         """
         return self._storage.arrays
+
+    @property
+    def length(self) -> int:
+        """How many slots may be in use; the slots beyond are spare capacity."""
+        return self._length
+
+    @property
+    def probe(self) -> str | None:
+        """Fingerprint of the market's probe set, None if no learnware has a probe proxy."""
+        return self._storage.probe
 
     @property
     def dimension(self) -> int:
@@ -224,6 +264,15 @@ class Market:
             np.asarray(arrays.class_vectors[slot])[:classes].T,
             np.asarray(arrays.class_bias[slot])[:classes],
         )
+        probe = None
+        if float(arrays.has_probe[slot]):
+            probe = ProbeProxy(
+                np.asarray(arrays.landmarks) + np.asarray(arrays.origin),
+                np.asarray(arrays.probe_weights[slot])[:classes].T,
+                np.asarray(arrays.probe_bias[slot])[:classes],
+                facts.fidelity,
+                str(self.probe),
+            )
         return Specification(
             ReducedSet(points, weights),
             proxy,
@@ -232,6 +281,7 @@ class Market:
             self.feature_space,
             num_examples=facts.num_examples,
             format_version=facts.format_version,
+            probe=probe,
         )
 
     def class_names(self, learnware: str) -> tuple[str, ...]:
@@ -278,6 +328,7 @@ class Market:
         _check(learnware, specification)
         check_comparable(f"specification {learnware!r}", specification, "the market", self)
         _check_dimension(learnware, specification, self.dimension)
+        _check_probe(learnware, specification, self.probe)
         if learnware in self:
             raise ValueError(f"id: {learnware!r} is in the market already; remove it first")
         storage = self._storage
@@ -287,6 +338,7 @@ class Market:
                 len(storage.ids) == self._length < arrays.points.shape[0]
                 and specification.reduced_set.points.shape[0] <= arrays.points.shape[1]
                 and len(specification.class_names) <= arrays.class_ids.shape[1]
+                and (specification.probe is None or storage.probe is not None)
             )
             if fits:
                 _append(storage, learnware, specification)
@@ -330,12 +382,20 @@ def _check(learnware: Any, spec: Any) -> None:
         )
     m, classes = spec.reduced_set.points.shape[0], len(spec.class_names)
     d = spec.reduced_set.points.shape[1]
-    for name, array, shape in (
+    expected = [
         ("reduced_set.weights", spec.reduced_set.weights, (m,)),
         ("proxy.weights", spec.proxy.weights, (d, classes)),
         ("proxy.bias", spec.proxy.bias, (classes,)),
         ("reduced_set.points", spec.reduced_set.points, (m, d)),
-    ):
+    ]
+    if spec.probe is not None:
+        landmarks = np.shape(spec.probe.landmarks)[0]
+        expected += [
+            ("probe.landmarks", spec.probe.landmarks, (landmarks, d)),
+            ("probe.weights", spec.probe.weights, (landmarks, classes)),
+            ("probe.bias", spec.probe.bias, (classes,)),
+        ]
+    for name, array, shape in expected:
         value = np.asarray(array)
         if value.shape != shape:
             raise ValueError(
@@ -354,81 +414,120 @@ def _check_dimension(learnware: str, spec: Specification, dimension: int) -> Non
         )
 
 
-def _row(spec: Specification, shape: tuple[int, int], origin: np.ndarray) -> tuple[Any, ...]:
-    """Return one slot's points, weights, class vectors and bias, padded to (m, classes)."""
-    size, classes = shape
-    points = np.asarray(spec.reduced_set.points, np.float32) - origin
-    vectors = np.asarray(spec.proxy.weights, np.float32).T
-    bias = np.asarray(spec.proxy.bias, np.float32)
-    return (
-        pad_to(points, (size, points.shape[1])),
-        pad_to(np.asarray(spec.reduced_set.weights, np.float32), (size,)),
-        pad_to(vectors - vectors.mean(axis=0), (classes, vectors.shape[1])),
-        pad_to(bias - bias.mean(), (classes,)),
-    )
+def _check_probe(learnware: str, spec: Specification, fingerprint: str | None) -> None:
+    if spec.probe is not None and fingerprint not in (None, spec.probe.fingerprint):
+        raise ValueError(
+            f"specification {learnware!r}: its probe proxy was learnt on probe set "
+            f"{spec.probe.fingerprint}, but the market's probe set is {fingerprint}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What every slot of a storage shares: padded sizes, the origin, and the probe's landmarks."""
+
+    size: int
+    classes: int
+    origin: np.ndarray
+    landmarks: np.ndarray
+
+    def row(self, spec: Specification) -> dict[str, np.ndarray]:
+        """Return one slot's numbers, padded, without `self_terms` and `class_ids`."""
+        points = np.asarray(spec.reduced_set.points, np.float32) - self.origin
+        vectors = np.asarray(spec.proxy.weights, np.float32).T
+        bias = np.asarray(spec.proxy.bias, np.float32)
+        row = {
+            "points": pad_to(points, (self.size, points.shape[1])),
+            "weights": pad_to(np.asarray(spec.reduced_set.weights, np.float32), (self.size,)),
+            "class_vectors": pad_to(
+                vectors - vectors.mean(axis=0), (self.classes, vectors.shape[1])
+            ),
+            "class_bias": pad_to(bias - bias.mean(), (self.classes,)),
+            "probe_weights": np.zeros((self.classes, len(self.landmarks)), np.float32),
+            "probe_bias": np.zeros(self.classes, np.float32),
+            "has_probe": np.float32(spec.probe is not None),
+        }
+        if spec.probe is not None:
+            weights = np.asarray(spec.probe.weights, np.float32).T
+            row["probe_weights"] = pad_to(weights, row["probe_weights"].shape)
+            row["probe_bias"] = pad_to(np.asarray(spec.probe.bias, np.float32), (self.classes,))
+        return row
 
 
 def _append(storage: _Storage, learnware: str, spec: Specification) -> None:
     arrays, slot = storage.arrays, len(storage.ids)
-    classes = arrays.class_ids.shape[1]
-    row = _row(spec, (arrays.points.shape[1], classes), np.asarray(arrays.origin))
-    numbers = storage.number(spec.class_names, classes)
-    _set_slot(storage, slot, row, numbers)
+    layout = _Layout(
+        arrays.points.shape[1],
+        arrays.class_ids.shape[1],
+        np.asarray(arrays.origin),
+        np.asarray(arrays.landmarks),
+    )
+    row = layout.row(spec)
+    row["class_ids"] = storage.number(spec.class_names, layout.classes)
+    _set_slot(storage, slot, row)
     storage.enter(learnware, spec)
 
 
-def _set_slot(storage: _Storage, slot: int, row: tuple[Any, ...], numbers: np.ndarray) -> None:
-    points, weights, vectors, bias = row
+def _set_slot(storage: _Storage, slot: int, row: dict[str, np.ndarray]) -> None:
     arrays = storage.arrays
-    self_term = np.asarray(_self_terms(arrays.kernel, points[None], weights[None]))[0]
-    values = (points, weights, self_term, vectors, bias, numbers)
+    terms = _self_terms(arrays.kernel, row["points"][None], row["weights"][None])
+    row = {**row, "self_terms": np.asarray(terms)[0]}
     rows = {name: getattr(arrays, name) for name in ROW_FIELDS}
-    rows = _write(rows, np.int32(slot), dict(zip(ROW_FIELDS, values, strict=True)))
-    storage.arrays = dataclasses.replace(arrays, **rows)
+    storage.arrays = dataclasses.replace(arrays, **_write(rows, np.int32(slot), row))
 
 
 def _build(specifications: dict[str, Specification]) -> _Storage:
     """Stack specifications; the padded sizes hold the largest of them."""
     specs = list(specifications.values())
     slots = _capacity(len(specs))
-    size = -(-max(s.reduced_set.points.shape[0] for s in specs) // 2) * 2
-    classes = bucket(max(len(s.class_names) for s in specs))
-    d = specs[0].reduced_set.points.shape[1]
     kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), specs[0].kernel)
+    probes = [spec.probe for spec in specs if spec.probe is not None]
+    d = specs[0].reduced_set.points.shape[1]
     origin = _origin(specs, float(kernel.bandwidth))
-
-    points = np.zeros((slots, size, d), np.float32)
-    weights = np.zeros((slots, size), np.float32)
-    vectors = np.zeros((slots, classes, d), np.float32)
-    bias = np.zeros((slots, classes), np.float32)
-    class_ids = np.full((slots, classes), -1, np.int32)
-    self_terms = np.zeros(slots, np.float32)
+    landmarks = np.zeros((0, d), np.float32)
+    white = np.zeros((0, 0), np.float32)
     storage = _Storage()
+    if probes:
+        storage.probe = probes[0].fingerprint
+        landmarks = np.asarray(probes[0].landmarks, np.float32) - origin
+        white = np.asarray(whitening(kernel, landmarks))
+    layout = _Layout(
+        -(-max(s.reduced_set.points.shape[0] for s in specs) // 2) * 2,
+        bucket(max(len(s.class_names) for s in specs)),
+        origin,
+        landmarks,
+    )
+    stacked: dict[str, np.ndarray] = {}
+    row: dict[str, np.ndarray] = {}
     for slot, (learnware, spec) in enumerate(specifications.items()):
         storage.enter(learnware, spec)
-        row = _row(spec, (size, classes), origin)
-        points[slot], weights[slot], vectors[slot], bias[slot] = row
-        class_ids[slot] = storage.number(spec.class_names, classes)
+        row = layout.row(spec)
+        row["class_ids"] = storage.number(spec.class_names, layout.classes)
+        for name, value in row.items():
+            if slot == 0:
+                shape, fill = (slots, *value.shape), -1 if name == "class_ids" else 0
+                stacked[name] = np.full(shape, fill, value.dtype)
+            stacked[name][slot] = value
+    stacked["self_terms"] = np.zeros(slots, np.float32)
     for start in range(0, slots, SELF_TERM_CHUNK):
         chunk = slice(start, start + SELF_TERM_CHUNK)
         padded = min(SELF_TERM_CHUNK, slots)
-        chunk_points = pad_to(points[chunk], (padded, size, d))
-        chunk_weights = pad_to(weights[chunk], (padded, size))
-        terms = np.asarray(_self_terms(kernel, chunk_points, chunk_weights))
-        self_terms[chunk] = terms[: len(points[chunk])]
+        points, weights = stacked["points"][chunk], stacked["weights"][chunk]
+        terms = _self_terms(
+            kernel,
+            pad_to(points, (padded, *points.shape[1:])),
+            pad_to(weights, (padded, weights.shape[1])),
+        )
+        stacked["self_terms"][chunk] = np.asarray(terms)[: len(points)]
     storage.arrays = MarketArrays(
-        points=jnp.array(points),
-        weights=jnp.array(weights),
-        self_terms=jnp.array(self_terms),
-        class_vectors=jnp.array(vectors),
-        class_bias=jnp.array(bias),
-        class_ids=jnp.array(class_ids),
+        **{name: jnp.array(stacked[name]) for name in ROW_FIELDS},
+        landmarks=jnp.array(landmarks),
+        white=jnp.array(white),
         origin=jnp.array(origin),
         kernel=kernel,
     )
     # Write the last slot again: the first `add` finds its function compiled.
-    last = len(specs) - 1
-    _set_slot(storage, last, _row(specs[last], (size, classes), origin), class_ids[last])
+    _set_slot(storage, len(specs) - 1, row)
     return storage
 
 

@@ -36,7 +36,7 @@ Array = Any  # jax.Array or numpy.ndarray
 ROWS = 128  # smallest padded number of examples
 CLASSES = 8  # smallest padded number of classes
 MEMORY = 8  # pairs that L-BFGS keeps
-CHUNK = 64  # problems solved together; more wait for the slowest of them
+CHUNK = 64  # problems in one call; side by side, more wait for the slowest of them
 
 _pytree = jax.tree_util.register_dataclass
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -446,4 +446,19 @@ def _fit(
     return Proxy(weights, bias, ProxyDiagnostics(objective, gradient_norm, iterations))
 
 
-_fit_many = jax.jit(jax.vmap(_fit, in_axes=(0, 0, 0, 0, 0, None, None, None, None)))
+_fit_together = jax.jit(jax.vmap(_fit, in_axes=(0, 0, 0, 0, 0, None, None, None, None)))
+
+
+@jax.jit
+def _fit_in_turn(*arguments: Array) -> Proxy:
+    return jax.lax.map(lambda problem: _fit(*problem, *arguments[5:]), arguments[:5])
+
+
+def _fit_many(*arguments: Array) -> Proxy:
+    """Solve a chunk: side by side on an accelerator, in turn on a CPU.
+
+    256 problems of n=1000, d=64, C=5 on one CPU core took 3.1 s side by side, where each step
+    waits for the slowest and leaves the cache, against 0.9 s one after the other.
+    """
+    solve = _fit_in_turn if jax.default_backend() == "cpu" else _fit_together
+    return solve(*arguments)

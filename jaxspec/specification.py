@@ -19,8 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxspec.checks import as_features, as_labels, as_size
+from jaxspec.checks import as_features, as_labels, as_probabilities, as_size
 from jaxspec.kernels import Kernel, ReducedSet, kernel_label
+from jaxspec.probe import ProbeProxy, fit_probe_proxy
 from jaxspec.proxy import Proxy, fit_proxies, fit_proxy
 from jaxspec.rkme import reduce_set, reduce_sets
 
@@ -53,6 +54,7 @@ class Specification:
         feature_space: names the public extractor that the features come from.
         num_examples: how many examples stand behind Phi.
         format_version: of the fields; files of another version are refused.
+        probe: how the model behaves on the market's public probe set, or None.
     """
 
     reduced_set: ReducedSet
@@ -62,6 +64,7 @@ class Specification:
     feature_space: str = dataclasses.field(metadata=_STATIC)
     num_examples: int = dataclasses.field(metadata=_STATIC, default=0)
     format_version: int = dataclasses.field(metadata=_STATIC, default=FORMAT_VERSION)
+    probe: ProbeProxy | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a safetensors file; see `jaxspec.store.save_specification`."""
@@ -180,6 +183,7 @@ def specify(
     kernel: Kernel,
     feature_space: str,
     teacher: Array | None = None,
+    probe: tuple[Array, Array] | None = None,
     size: int = 50,
     teacher_weight: float = 1.0,
     ridge: float = 1e-3,
@@ -194,6 +198,8 @@ def specify(
         kernel: the market's kernel.
         feature_space: the market's feature space.
         teacher: (n, C) class probabilities f(X) of the model, or None to fit the labels only.
+        probe: the market's probe features (p, d) and the model's probabilities there (p, C);
+            with it the specification also says what the model does beyond its owner's data.
         size: m, points of the reduced set.
         teacher_weight: weight of KL(f(X) || proxy) beside the cross-entropy.
         ridge: penalty on the proxy's squared weights.
@@ -213,8 +219,31 @@ def specify(
         ridge=ridge,
     )
     reduced_set = reduce_set(key, features, size=size, kernel=kernel)
+    behaviour = _behaviour(kernel, probe, features, teacher, len(names))
     return Specification(
-        reduced_set, proxy, kernel, names, space, num_examples=int(features.shape[0])
+        reduced_set,
+        proxy,
+        kernel,
+        names,
+        space,
+        num_examples=int(features.shape[0]),
+        probe=behaviour,
+    )
+
+
+def _behaviour(
+    kernel: Kernel, probe: Any, features: Array, teacher: Array | None, classes: int
+) -> ProbeProxy | None:
+    if probe is None:
+        return None
+    if not isinstance(probe, tuple) or len(probe) != 2:
+        raise TypeError(
+            f"probe: expected a pair (features, probabilities), got {type(probe).__name__}"
+        )
+    inputs = as_features("probe[0]", probe[0], dimension=features.shape[1])
+    outputs = as_probabilities("probe[1]", probe[1], rows=inputs.shape[0], num_classes=classes)
+    return fit_probe_proxy(
+        kernel, inputs, outputs, own_features=features, own_probabilities=teacher
     )
 
 
@@ -227,6 +256,7 @@ def specify_many(
     kernel: Kernel,
     feature_space: str,
     teachers: Sequence[Array] | None = None,
+    probe: tuple[Array, Sequence[Array]] | None = None,
     size: int = 50,
     teacher_weight: float = 1.0,
     ridge: float = 1e-3,
@@ -243,6 +273,7 @@ def specify_many(
         kernel: the market's kernel.
         feature_space: the market's feature space.
         teachers: B arrays (n_i, C_i) of probabilities, or None.
+        probe: the market's probe features (p, d) and B arrays (p, C_i), or None.
         size: see `specify`.
         teacher_weight: see `specify`.
         ridge: see `specify`.
@@ -251,7 +282,13 @@ def specify_many(
         B specifications whose leaves are numpy arrays.
     """
     count = len(features)
-    for name, value in (("labels", labels), ("class_names", class_names), ("teachers", teachers)):
+    outputs = None if probe is None else probe[1]
+    for name, value in (
+        ("labels", labels),
+        ("class_names", class_names),
+        ("teachers", teachers),
+        ("probe[1]", outputs),
+    ):
         if value is not None and len(value) != count:
             raise ValueError(f"{name}: expected {count} entries as in features, got {len(value)}")
     if not count:
@@ -276,8 +313,17 @@ def specify_many(
         own_proxy = dataclasses.replace(
             own_proxy, weights=own_proxy.weights[:, :classes], bias=own_proxy.bias[:classes]
         )
+        own_probe = None if probe is None else (probe[0], probe[1][i])
+        teacher = None if teachers is None else teachers[i]
+        behaviour = _behaviour(kernel, own_probe, rows[i], teacher, classes)
         return Specification(
-            own_set, own_proxy, kernel, names[i], space, num_examples=int(rows[i].shape[0])
+            own_set,
+            own_proxy,
+            kernel,
+            names[i],
+            space,
+            num_examples=int(rows[i].shape[0]),
+            probe=behaviour,
         )
 
     return [one(i) for i in range(count)]

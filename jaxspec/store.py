@@ -58,6 +58,10 @@ _FIELDS = {
     "proxy.bias": ("f", "C"),
     "kernel.bandwidth": ("fiu", ""),
     "labels": ("i", "m"),
+    "probe.landmarks": ("f", "Dd"),
+    "probe.weights": ("f", "DC"),
+    "probe.bias": ("f", "C"),
+    "probe.fidelity": ("f", ""),
 }
 _ARRAYS = {
     "points": ("f", "Mmd"),
@@ -67,7 +71,13 @@ _ARRAYS = {
     "class_bias": ("f", "Mk"),
     "class_ids": ("i", "Mk"),
     "origin": ("f", "d"),
+    "probe_weights": ("f", "MkD"),
+    "probe_bias": ("f", "Mk"),
+    "has_probe": ("f", "M"),
+    "landmarks": ("f", "Dd"),
+    "white": ("f", "DE"),
 }
+_PROBE = ("probe_weights", "landmarks", "white")  # absent in a market without a probe
 _UNTYPED = {"reduced_set.diagnostics": (Diagnostics,)}  # kernels.py does not know this class
 _hints = functools.cache(typing.get_type_hints)
 
@@ -150,6 +160,8 @@ def _unflatten(cls: type, header: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         version == FORMAT_VERSION, f"format_version: expected {FORMAT_VERSION}, got {version!r:.40}"
     )
     names = as_class_names("class_names", static["class_names"])
+    for at, number in numbers.items():
+        _check_that(_conforms(number, int | float | bool), f"{at}: got {number!r:.40} as a number")
     leaves, sizes = {**numbers, **arrays}, {"C": len(names)}
     for at, leaf in leaves.items():
         rule = _FIELDS.get(at, ("fiu", "") if "diagnostics." in at else ("fiub", None))
@@ -206,7 +218,8 @@ def save_market(path: PathLike, market: _market.Market) -> None:
         elif target.exists():
             other = [one.name for one in target.iterdir() if not one.name.startswith("version-")]
             _check_that(not other, f"expected a market or an empty folder, got {other[:3]!r:.80}")
-        arrays, facts = _pack(market)
+        arrays, header = _pack(market)
+        _to_json(header)  # refused here, if at all
     version = target / f"version-{uuid.uuid4().hex[:12]}"
     try:
         version.mkdir(parents=True)
@@ -214,6 +227,10 @@ def save_market(path: PathLike, market: _market.Market) -> None:
             options = {name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES) for name in arrays}
             checkpointer.save((version / "arrays").absolute(), arrays, save_args=options)
             checkpointer.wait_until_finished()
+        for one in version.rglob("*"):  # Orbax itself does not wait for the disk everywhere
+            _sync(one)
+        header["files"] = _checksums(version / "arrays")
+        facts = _to_json(header).encode()
         _write(version / "facts.json", facts)
         previous = _pointer(target)["current"] if (target / POINTER).exists() else None
         pointer = {"current": version.name, "crc32": zlib.crc32(facts)}
@@ -253,10 +270,16 @@ def load_market(path: PathLike) -> _market.Market:
         _check_that(_conforms(space, str) and space, "feature_space: expected a non-empty string")
         _check_that(header["kernel"] in kinds, f"kernel: expected one of {sorted(kinds)}")
         kernel = kinds[header["kernel"]](header["bandwidth"])
+        # Before Orbax sees them: its threads go on complaining after an error.
+        damaged = _checksums(version / "arrays") != header["files"]
+        _check_that(not damaged, "arrays: a file is missing or damaged, or does not belong there")
         arrays = _load_arrays(version / "arrays", header["arrays"], len(ids))
         _check_facts(facts, len(ids), arrays["points"].shape[1])
         spaces, space_of = _label_spaces(arrays["class_ids"], names)
-        return _unpack(arrays, ids, names, facts, spaces, space_of, kernel, space)
+        probe, landmarks = header["probe"], arrays["landmarks"].shape[0]
+        _check_that(_conforms(probe, str | None), "probe: expected a fingerprint or null")
+        _check_that((probe is None) == (landmarks == 0), "probe: does not fit to the arrays")
+        return _unpack(arrays, ids, names, facts, spaces, space_of, kernel, space, probe)
 
 
 def _pointer(target: Path) -> Any:
@@ -272,14 +295,27 @@ def _pointer(target: Path) -> Any:
     return pointer
 
 
-def _pack(market: _market.Market) -> tuple[dict[str, np.ndarray], bytes]:
-    """Return the rows of the live learnwares, and everything else as JSON."""
+def _checksums(folder: Path) -> dict[str, int]:
+    """Return the CRC-32 of every file below a folder."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            checksum = 0
+            with open(path, "rb") as file:
+                while block := file.read(1 << 24):
+                    checksum = zlib.crc32(block, checksum)
+            found[path.relative_to(folder).as_posix()] = checksum
+    return found
+
+
+def _pack(market: _market.Market) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the rows of the live learnwares, and everything else for JSON."""
     storage, slots, arrays = market._storage, market.slots, {}
     with storage.lock:  # the next `add` may give these arrays' memory away
         names = list(storage.names)
         for field in dataclasses.fields(market.arrays):
             value = getattr(market.arrays, field.name)
-            if field.name != "kernel" and value is not None:
+            if field.name != "kernel" and value.size:  # none of a probe where there is no probe
                 arrays[field.name] = np.asarray(value)
     live: Any = slots if market._removed else slice(0, len(slots))
     arrays.update({name: arrays[name][live] for name in _market.ROW_FIELDS if name in arrays})
@@ -296,12 +332,13 @@ def _pack(market: _market.Market) -> tuple[dict[str, np.ndarray], bytes]:
         "feature_space": market.feature_space,
         "kernel": type(market.kernel).__name__,
         "bandwidth": float(market.kernel.bandwidth),
+        "probe": market.probe,
         "class_names": [names[number] for number in used],
-        "arrays": {k: [v.shape, v.dtype.name, _crc32(v)] for k, v in arrays.items()},
+        "arrays": {k: [v.shape, v.dtype.name] for k, v in arrays.items()},
         "ids": market.ids,
         "facts": {name: [getattr(one, name) for one in facts] for name in columns},
     }
-    return arrays, _to_json(header).encode()
+    return arrays, header
 
 
 def _load_arrays(folder: Path, said: Any, count: int) -> dict[str, np.ndarray]:
@@ -310,10 +347,10 @@ def _load_arrays(folder: Path, said: Any, count: int) -> dict[str, np.ndarray]:
 
     fields = {one.name: one for one in dataclasses.fields(_market.MarketArrays)}
     del fields["kernel"]
-    needed = {name for name, one in fields.items() if one.default is not None}
+    needed = set(fields) - set(_PROBE)
     _check_that(needed <= set(said) <= set(fields), f"arrays: expected {sorted(fields)}")
     sizes, expected = {"M": count}, {}
-    for name, (shape, dtype, _) in said.items():
+    for name, (shape, dtype) in said.items():
         _check_that(dtype in ("float32", "int32", "bool"), f"{name}: got dtype {dtype!r:.40}")
         _check_that(_conforms(tuple(shape), tuple[int, ...]), f"{name}: got shape {shape!r:.80}")
         rows = name not in _market.ROW_FIELDS or shape[:1] == [count]
@@ -324,8 +361,11 @@ def _load_arrays(folder: Path, said: Any, count: int) -> dict[str, np.ndarray]:
     with ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore(folder.absolute(), expected)
     for name, array in arrays.items():
-        _check_that(_crc32(array) == said[name][2], f"{name}: its checksum is wrong")
         _check_finite(name, array)
+    if not set(_PROBE) & set(said):
+        classes, d = arrays["class_vectors"].shape[1:]
+        empty = {"probe_weights": (count, classes, 0), "landmarks": (0, d), "white": (0, 0)}
+        arrays.update({name: np.zeros(shape, np.float32) for name, shape in empty.items()})
     return arrays
 
 
@@ -363,10 +403,11 @@ def _unpack(
     space_of: list[int],
     kernel: Any,
     feature_space: str,
+    probe: str | None,
 ) -> _market.Market:
     """Return the market of checked parts, with spare slots."""
     storage, slots = _market._Storage(), _market._capacity(len(ids))
-    storage.ids = ids
+    storage.ids, storage.probe = ids, probe
     storage.index = {learnware: (slot,) for slot, learnware in enumerate(ids)}
     storage.names = {name: number for number, name in enumerate(names)}
     rows = zip(*facts.values(), strict=True)
@@ -385,10 +426,10 @@ def _unpack(
     storage.arrays = _market.MarketArrays(**stacked, kernel=own_kernel)
     market = _market.Market(storage, len(ids), frozenset(), kernel, feature_space)
     # Write zeros to the first free slot: the first `add` finds its functions compiled.
-    sizes = (storage.arrays.points.shape[1], storage.arrays.class_ids.shape[1])
-    row = _market._row(market[ids[-1]], sizes, np.asarray(storage.arrays.origin))
-    zeros = tuple(np.zeros_like(one) for one in row)
-    _market._set_slot(storage, len(ids), zeros, np.full(sizes[1], -1, np.int32))
+    whole = {name: getattr(storage.arrays, name) for name in _market.ROW_FIELDS}
+    zeros = {name: np.zeros(value.shape[1:], value.dtype) for name, value in whole.items()}
+    zeros["class_ids"] -= 1
+    _market._set_slot(storage, len(ids), zeros)
     return market
 
 
@@ -440,11 +481,6 @@ def _conforms(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
-def _crc32(array: np.ndarray) -> int:
-    data: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return zlib.crc32(data)
-
-
 def _to_json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, default=operator.index)  # numpy integers are fine
 
@@ -461,7 +497,13 @@ def _write(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself is on disk only with its folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+    _sync(path.parent)  # the rename itself is on disk only with its folder
+
+
+def _sync(path: Path) -> None:
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -217,7 +217,9 @@ def test_jit_agrees_with_eager_and_vmap_with_a_loop():
 
 
 @pytest.mark.parametrize("with_teachers", [False, True])
-def test_a_batch_agrees_with_single_fits_and_pads_with_zeros(with_teachers):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_batch_agrees_with_single_fits_and_pads_with_zeros(with_teachers, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)  # chooses in turn or together
     sizes, classes = [30, 150, 70], [3, 9, 2]
     data = [problem(n=n, classes=c, seed=n) for n, c in zip(sizes, classes, strict=True)]
     z, y, t = zip(*data, strict=True)

@@ -362,14 +362,14 @@ def test_bad_input_names_the_argument():
 
 def test_sample_takes_each_row_once_and_no_padding():
     weights = np.r_[np.full(50, 0.02, np.float32), np.zeros(14, np.float32)]
-    chosen = np.asarray(systematic_sample(np.random.default_rng(0).random(25, np.float32), weights))
+    chosen = np.asarray(systematic_sample(jax.random.uniform(key(), (25,)), weights))
     assert len(set(chosen.tolist())) == 25 and chosen.max() < 50
 
 
 def test_seeds_are_distinct_rows_and_lloyd_lowers_the_quantisation_error():
     Z = blobs()
     w = np.full(len(Z), 1 / len(Z), np.float32)
-    seeds = np.asarray(kmeans_plus_plus(np.random.default_rng(0).random(10, np.float32), Z, w))
+    seeds = np.asarray(kmeans_plus_plus(jax.random.uniform(key(), (10,)), Z, w))
     assert len(np.unique(seeds, axis=0)) == 10
     assert all((np.abs(Z - s).sum(1) == 0).any() for s in seeds)
 
