@@ -19,7 +19,7 @@ from jaxspec import evaluation
 from jaxspec.demo_data import FashionContexts, load_fashion_contexts
 from jaxspec.kernels import Gaussian, median_bandwidth
 from jaxspec.market import Market
-from jaxspec.matching import METHODS, Match, match
+from jaxspec.matching import Match, match
 from jaxspec.scenario import (
     MARKET_DIMENSION,
     MarketDraw,
@@ -29,6 +29,8 @@ from jaxspec.scenario import (
     train_heads,
 )
 from jaxspec.specification import Specification, UserSpecification, specify_many, specify_user
+
+METHODS = ("rkme", "classwise", "likelihood")
 
 __all__ = ["FEATURE_SPACE", "DemoResult", "make_users", "run", "specify_developers"]
 
@@ -85,6 +87,10 @@ def specify_developers(
         [one.labels for one in developers],
         class_names=[one.space.names for one in developers],
         teachers=[predict(parameters, i, features[one.rows]) for i, one in enumerate(developers)],
+        probe=(
+            features[draw.probe_rows, :MARKET_DIMENSION],
+            [predict(parameters, i, features[draw.probe_rows]) for i in range(len(developers))],
+        ),
         kernel=kernel,
         feature_space=FEATURE_SPACE,
     )

@@ -80,11 +80,15 @@ class User:
 
 @dataclasses.dataclass(frozen=True)
 class MarketDraw:
-    """Developers and homogeneous users in one order, and users of a label space nobody has."""
+    """Developers and homogeneous users in one order, and users of a label space nobody has.
+
+    `probe_rows` are the market's public probe set: unlabelled pictures that are nobody's.
+    """
 
     developers: tuple[Developer, ...]
     users: tuple[User, ...]
     strangers: tuple[User, ...]
+    probe_rows: np.ndarray
 
 
 def _space(groups: Sequence[Sequence[int]], garments: Sequence[str]) -> LabelSpace:
@@ -129,6 +133,7 @@ def draw_market(
     developer_size: int = 800,
     examples_per_class: int = 10,
     test_size: int = 1200,
+    probe_size: int = 1000,
 ) -> MarketDraw:
     """Draw 2 developers, 2 users and 1 stranger for every context.
 
@@ -144,14 +149,16 @@ def draw_market(
         developer_size: pictures of a developer.
         examples_per_class: labelled examples of a user.
         test_size: test pictures of a user (fewer if a context has fewer).
+        probe_size: pictures of the probe set, of all contexts (fewer if fewer are left).
     """
     first, second, third = draw_label_spaces(class_names, rng)
-    developers, users, strangers = [], [], []
+    developers, users, strangers, left = [], [], [], []
     for context, name in enumerate(context_names):
         rows = rng.permutation(np.flatnonzero(contexts == context))
         own, fresh = rows[:developer_size], rows[developer_size:]
         pool = 6 * GROUPS * examples_per_class
         support, test = fresh[:pool], fresh[pool : pool + test_size]
+        left.append(fresh[pool + test_size :])
         for tag, space in (("A", first), ("B", second), ("C", third)):
             classes = space.of_garment[labels[support]]
             chosen = np.concatenate(
@@ -173,7 +180,8 @@ def draw_market(
             developers.append(
                 Developer(f"{name} {tag}", context, space, own, space.of_garment[labels[own]])
             )
-    return MarketDraw(tuple(developers), tuple(users), tuple(strangers))
+    probe = rng.permutation(np.concatenate(left))[:probe_size]
+    return MarketDraw(tuple(developers), tuple(users), tuple(strangers), probe)
 
 
 def _head() -> Any:

@@ -18,8 +18,8 @@ import safetensors.numpy
 from conftest import DIMENSION, KERNEL, SPACE, names
 
 import jaxspec as js
-from jaxspec.market import ROW_FIELDS
 from jaxspec import store
+from jaxspec.market import ROW_FIELDS
 from jaxspec.proxy import ProxyDiagnostics
 from jaxspec.rkme import Diagnostics
 
