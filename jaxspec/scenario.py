@@ -134,6 +134,8 @@ def draw_market(
     examples_per_class: int = 10,
     test_size: int = 1200,
     probe_size: int = 1000,
+    pool_size: int = 300,
+    sides: np.ndarray | None = None,
 ) -> MarketDraw:
     """Draw 2 developers, 2 users and 1 stranger for every context.
 
@@ -150,15 +152,22 @@ def draw_market(
         examples_per_class: labelled examples of a user.
         test_size: test pictures of a user (fewer if a context has fewer).
         probe_size: pictures of the probe set, of all contexts (fewer if fewer are left).
+        pool_size: pictures of a context that all its users' examples are drawn from.
+        sides: (N,) 0 where only developers and the probe may have a picture, 1 where only users
+            may; None lets anybody have any.
     """
     first, second, third = draw_label_spaces(class_names, rng)
     developers, users, strangers, left = [], [], [], []
     for context, name in enumerate(context_names):
         rows = rng.permutation(np.flatnonzero(contexts == context))
-        own, fresh = rows[:developer_size], rows[developer_size:]
-        pool = 6 * GROUPS * examples_per_class
-        support, test = fresh[:pool], fresh[pool : pool + test_size]
-        left.append(fresh[pool + test_size :])
+        if sides is None:
+            own, fresh = rows[:developer_size], rows[developer_size:]
+            left.append(fresh[pool_size + test_size :])
+        else:
+            given, fresh = rows[sides[rows] == 0], rows[sides[rows] == 1]
+            own = given[:developer_size]
+            left.append(given[developer_size:])
+        support, test = fresh[:pool_size], fresh[pool_size : pool_size + test_size]
         for tag, space in (("A", first), ("B", second), ("C", third)):
             classes = space.of_garment[labels[support]]
             chosen = np.concatenate(
