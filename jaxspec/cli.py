@@ -5,6 +5,7 @@ Needs the extra `demo` (typer, rich, matplotlib), and says so if it is missing.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -79,8 +80,19 @@ def _stages() -> Iterator[Callable[[str], Any]]:
         yield stage
 
 
+def _cache_compilations() -> None:
+    """Keep compiled functions on disk, so that the next run of the command starts at once."""
+    import jax
+
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxspec" / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 def _demo(seed: int, user: int, output: Path) -> None:
     from rich.console import Console
+
+    _cache_compilations()
 
     console = Console()
     start = time.perf_counter()

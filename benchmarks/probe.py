@@ -1,0 +1,285 @@
+"""What should a probe proxy be? Its size, the probe's size and kind, and the loss, by measurement.
+
+    python -m benchmarks.probe --markets 4 --first 0 --cache DIR [--models scratch] [--foreign]
+
+For every variant: how often the proxy names the class that the model names, on fresh pictures of
+the owner's context and of the others; and how often the truly best model comes first for
+homogeneous users who use it directly, `unseen`: ranked by the likelihood of the user's 50 labelled
+examples alone, and by jaxspec's whole score. `--foreign` adds probes of quite another kind of
+pictures, emoji in 11 drawing styles. Markets with seeds 0 to 9 are those that served to choose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxspec as js
+from benchmarks.identification import StudyData, demo_users, draw, load_family, softmax
+from jaxspec import demo, evaluation, scenario
+from jaxspec.probe import ProbeProxy, fit_probe_proxy, lift, whitening
+
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """How one kind of proxy is made; `size` zero is the linear proxy on the owner's data."""
+
+    name: str
+    size: int = 200
+    probe: int = 1000
+    own: bool = True
+    loss: str = "ridge"
+    foreign: bool = False
+
+
+VARIANTS = (
+    Variant("linear, own data (the paper's)", size=0),
+    Variant("50 landmarks, 1000 probe + own", size=50),
+    Variant("100 landmarks, 1000 probe + own", size=100),
+    Variant("200 landmarks, 1000 probe + own (default)"),
+    Variant("400 landmarks, 1000 probe + own", size=400),
+    Variant("200 landmarks, 300 probe + own", probe=300),
+    Variant("200 landmarks, 2000 probe + own", probe=2000),
+    Variant("200 landmarks, 1000 probe alone", own=False),
+    Variant("200 landmarks, 1000 probe + own, KL", loss="KL"),
+    Variant("200 landmarks, 1000 emoji + own", foreign=True),
+    Variant("200 landmarks, 1000 emoji alone", own=False, foreign=True),
+)
+
+
+def foreign_probe(cache: Path, rng: np.random.Generator, count: int) -> tuple[Any, Any]:
+    """Return features (count, 256) in the fashion projection and images of emoji pictures."""
+    from benchmarks import emoji
+
+    described, drawings = emoji.read_drawings(emoji.fetch_packages(cache / "emoji_packages"))
+    raw, images = emoji.extract_features(described, drawings, cache / "emoji_domains")
+    with np.load(cache / "fashion_study.npz") as file:
+        features = (raw - file["feature_mean"]) @ file["feature_directions"]
+    rows = rng.permutation(len(features))[:count]
+    return features[rows].astype(np.float32), images[rows]
+
+
+class Models:
+    """The trained models of one market behind one function."""
+
+    def __init__(self, data: StudyData, market: scenario.MarketDraw, kind: str, seed: int) -> None:
+        self.kind, self.data = kind, data
+        if kind == "heads":
+            self.parameters = scenario.train_heads(data.features, market.developers, seed=seed)
+        else:
+            from benchmarks import scratch
+
+            self.parameters = scratch.train_scratch(data.images, market.developers, seed=seed)
+
+    def __call__(self, model: int, features: Any, images: Any) -> np.ndarray:
+        if self.kind == "heads":
+            return scenario.predict(self.parameters, model, features)
+        from benchmarks import scratch
+
+        return scratch.predict_scratch(self.parameters, model, images)
+
+    def rows(self, model: int, rows: np.ndarray) -> np.ndarray:
+        images = None if self.data.images is None else self.data.images[rows]
+        return self(model, self.data.features[rows], images)
+
+
+def fit_variant(
+    variant: Variant, kernel: Any, probe: Any, outputs: np.ndarray, own: Any
+) -> ProbeProxy:
+    """Return the proxy of one model under a variant."""
+    rows, targets = probe[: variant.probe], outputs[: variant.probe]
+    given = {"own_features": own[0], "own_probabilities": own[1]} if variant.own else {}
+    found = fit_probe_proxy(kernel, rows, targets, size=variant.size, **given)
+    if variant.loss == "ridge":
+        return found
+    white = whitening(kernel, found.landmarks)
+    inputs = np.concatenate([rows, own[0]]) if variant.own else rows
+    teacher = np.concatenate([targets, own[1]]) if variant.own else targets
+    lifted = np.asarray(lift(kernel, found.landmarks, white, inputs))
+    proxy = js.fit_proxy(
+        lifted, None, num_classes=teacher.shape[1], teacher=teacher, ridge=1e-4, tolerance=1e-4
+    )
+    return dataclasses.replace(found, weights=proxy.weights, bias=proxy.bias)
+
+
+def likelihood(probabilities: np.ndarray, names: Any, task: scenario.User) -> float:
+    """Return the best mean log-likelihood of the user's labels over temperatures, by name."""
+    number = {name: c for c, name in enumerate(names)}
+    columns = np.array([number.get(name, -1) for name in task.space.names])
+    if (columns < 0).all():
+        return float(np.log(0.1))
+    logits = np.log(np.maximum(probabilities, 1e-9))[:, columns[columns >= 0]]
+    logits -= logits.mean(axis=1, keepdims=True)
+    logits /= np.sqrt(np.square(logits).mean()) + 1e-12
+    place = np.cumsum(columns >= 0) - 1
+    known = columns[task.labels] >= 0
+    best = -np.inf
+    for temperature in TEMPERATURES:
+        chance = softmax(temperature * logits)[np.arange(len(known)), place[task.labels]]
+        values = 0.9 * np.where(known, chance, 0.0) * len(columns) + 0.1
+        best = max(best, float(np.log(values).mean()))
+    return best
+
+
+def one_market(data: StudyData, seed: int, options: Any, kernel: Any) -> dict[str, Any]:
+    """Return {variant: {measure: value}} of one market."""
+    market = draw(data, seed)
+    z = data.features[:, : scenario.MARKET_DIMENSION]
+    developers, users = market.developers, market.users
+    models = Models(data, market, options.models, seed)
+    count = range(len(developers))
+    own = [models.rows(m, developers[m].rows) for m in count]
+    examples = np.stack([[models.rows(m, user.rows) for m in count] for user in users])
+    if options.models == "heads":
+        tests, brute = scenario.direct_truth(models.parameters, market, data.features)
+    else:
+        from benchmarks import scratch
+
+        tests, brute = scratch.scratch_truth(models.parameters, market, data.images)
+    truth = np.stack([hit.mean(axis=1) for hit in tests])
+    others = ~np.eye(len(users), dtype=bool)
+    specs = js.specify_many(
+        jax.random.key(seed),
+        [z[one.rows] for one in developers],
+        [one.labels for one in developers],
+        class_names=[one.space.names for one in developers],
+        teachers=own,
+        kernel=kernel,
+        feature_space="study",
+    )
+    asking = demo_users(users, z, kernel)
+    probes = {False: (z[market.probe_rows], [models.rows(m, market.probe_rows) for m in count])}
+    if options.foreign:
+        features, images = foreign_probe(options.cache, np.random.default_rng(seed), 1000)
+        given = features[:, : scenario.MARKET_DIMENSION]
+        probes[True] = (given, [models(m, features, images) for m in count])
+
+    def summary(scores: np.ndarray) -> dict[str, float]:
+        rows = [value[others].reshape(len(users), -1) for value in (scores, truth)]
+        return evaluation.summarize(*rows).as_dict()
+
+    results: dict[str, Any] = {}
+    named = [one.space.names for one in developers]
+    for variant in VARIANTS:
+        if variant.foreign and not options.foreign:
+            continue
+        made = specs
+        if variant.size:
+            inputs, outputs = probes[variant.foreign]
+            made = [
+                dataclasses.replace(
+                    spec,
+                    probe=fit_variant(
+                        variant, kernel, inputs, outputs[m], (z[developers[m].rows], own[m])
+                    ),
+                )
+                for m, spec in enumerate(specs)
+            ]
+        said = np.stack([[proxy_says(spec, user) for spec in made] for user in asking])
+        agree = (said.argmax(axis=-1) == examples.argmax(axis=-1)).mean(axis=-1)
+        home = np.array([[u.context == d.context for d in developers] for u in users])
+        alone = np.array(
+            [
+                [likelihood(p, names, user) for p, names in zip(row, named, strict=True)]
+                for row, user in zip(said, users, strict=True)
+            ]
+        )
+        whole = js.match(
+            js.Market.from_specifications(
+                {d.name: s for d, s in zip(developers, made, strict=True)}
+            ),
+            asking,
+            reuse="direct",
+        ).scores
+        results[variant.name] = {
+            "agreement at home": float(agree[home].mean()),
+            "agreement elsewhere": float(agree[~home].mean()),
+            "likelihood": summary(alone),
+            "jaxspec": summary(whole),
+        }
+    real = np.array(
+        [
+            [likelihood(p, names, user) for p, names in zip(row, named, strict=True)]
+            for row, user in zip(examples, users, strict=True)
+        ]
+    )
+    results["the real models' outputs"] = {
+        "agreement at home": 1.0,
+        "agreement elsewhere": 1.0,
+        "likelihood": summary(real),
+        "jaxspec": summary(brute),
+    }
+    halves = [hit[keep] for hit, keep in zip(tests, others, strict=True)]
+    rng = np.random.default_rng(seed)
+    ceiling = evaluation.split_half_ceiling(halves, rng=rng, repeats=30).as_dict()
+    results["ceiling"] = {
+        "agreement at home": 1.0,
+        "agreement elsewhere": 1.0,
+        "likelihood": ceiling,
+        "jaxspec": ceiling,
+    }
+    return results
+
+
+def proxy_says(spec: js.Specification, user: js.UserSpecification) -> np.ndarray:
+    """Return the class probabilities (n, C) of the best proxy that the specification has."""
+    points = np.asarray(user.reduced_set.points)
+    if spec.probe is None:
+        return softmax(points @ np.asarray(spec.proxy.weights) + np.asarray(spec.proxy.bias))
+    white = whitening(spec.kernel, spec.probe.landmarks)
+    lifted = np.asarray(lift(spec.kernel, spec.probe.landmarks, white, points))
+    return softmax(lifted @ np.asarray(spec.probe.weights) + np.asarray(spec.probe.bias))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", choices=("heads", "scratch"), default="heads")
+    parser.add_argument("--markets", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--foreign", action="store_true", help="also probes of emoji pictures")
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    images = options.models == "scratch"
+    data = load_family("fashion", options.cache, images=images)
+    data = dataclasses.replace(data, sizes={"probe_size": 2000})
+    bandwidth = js.median_bandwidth(data.features[:, : scenario.MARKET_DIMENSION])
+    kernel = js.Gaussian(bandwidth=bandwidth)
+    markets = []
+    for seed in range(options.first, options.first + options.markets):
+        markets.append(one_market(data, seed, options, kernel))
+        print(f"market {len(markets)} of {options.markets}", file=sys.stderr, flush=True)
+    mean = jax.tree.map(lambda *values: float(np.mean(values)), *markets)
+    print(
+        "| proxy | names the model's class: at home | elsewhere | likelihood alone: Pre@1/2/3, tau "
+    )
+    print("| jaxspec: Pre@1/2/3, tau |\n|---|---|---|---|---|")
+    for name, row in mean.items():
+        shown = [
+            "/".join(f"{100 * row[k][f'pre@{i}']:.0f}" for i in (1, 2, 3))
+            + f", {row[k]['tau']:.2f}"
+            for k in ("likelihood", "jaxspec")
+        ]
+        print(
+            f"| {name} | {100 * row['agreement at home']:.0f} % "
+            f"| {100 * row['agreement elsewhere']:.0f} % | {shown[0]} | {shown[1]} |"
+        )
+    if options.output:
+        study = {"models": options.models, "markets": options.markets, "first": options.first}
+        text = json.dumps(
+            {"study": study, "feature space": demo.FEATURE_SPACE, "mean": mean}, indent=1
+        )
+        options.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
