@@ -6,9 +6,9 @@ here: their training, prediction, and the truth about direct use and fine-tuning
 ``python -m benchmarks.scratch --cache DIR`` trains one market's nets and prints accuracies and
 times.
 
-Every net takes its own jitted steps in a Python loop. On two cores that was the fastest way: XLA
-has no fast convolution inside a scan, a convolution batched over models by vmap took three times
-as long a model, and shifted slices with one matrix product 1.2 to 1.5 times as long.
+Every net takes its own jitted steps in a Python loop. On two cores that took the least processor
+time: shifted slices with one matrix product took 1.2 to 1.5 times as much, in a scan or not, and a
+convolution batched over models by vmap 2.8 times as much. XLA has no fast convolution in a scan.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ FINE_TUNING_RATE = 1e-3
 # The net ------------------------------------------------------------------------------------
 
 
+@partial(jax.jit, static_argnames="classes")
 def _initialise(key: Array, classes: int) -> dict[str, dict[str, Array]]:
     """Return kernels of variance 2 / fan-in and zero biases; the output layer starts small."""
     widths = (3, *CHANNELS)
@@ -88,6 +89,17 @@ def _loss(params: Any, images: Array, labels: Array) -> Array:
 
 
 # Training -----------------------------------------------------------------------------------
+
+
+@cache  # one object a schedule, since a new one would compile the step anew
+def _training_optimiser(steps: int) -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(RATE, steps)
+    return optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
+
+
+@cache
+def _tuning_optimiser(rate: float) -> optax.GradientTransformation:
+    return optax.adam(rate)
 
 
 @jax.jit
@@ -155,21 +167,17 @@ def train_scratch(
     if len(classes) != 1:
         raise ValueError(f"developers: expected one number of classes, got {sorted(classes)}")
     (count,) = classes
-    initialise = jax.jit(partial(_initialise, classes=count))
-    optimisers: dict[int, optax.GradientTransformation] = {}
     trained = []
     for model, developer in enumerate(developers):
         size = min(batch_size, len(developer.rows))
         steps = len(developer.rows) // size
-        if steps not in optimisers:
-            schedule = optax.cosine_decay_schedule(RATE, epochs * steps)
-            optimisers[steps] = optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
-        step = partial(_step, optimiser=optimisers[steps], batch_size=size)
+        optimiser = _training_optimiser(epochs * steps)
+        step = partial(_step, optimiser=optimiser, batch_size=size)
         key = jax.random.fold_in(jax.random.key(seed), model)
         own = jnp.asarray(images[developer.rows])
         labels = jnp.asarray(developer.labels, jnp.int32)
-        params = initialise(key)
-        state = optimisers[steps].init(params)
+        params = _initialise(key, classes=count)
+        state = optimiser.init(params)
         for epoch in range(epochs):
             shown, named = _augmented(jax.random.fold_in(key, epoch), own, labels)
             for start in range(0, steps * size, size):
@@ -295,7 +303,7 @@ def scratch_fine_tuning(
     Returns:
         for each user (models, tests) bool, whether the tuned net is right on the test picture.
     """
-    optimiser = optax.adam(rate)
+    optimiser = _tuning_optimiser(rate)
     results = []
     for user in users:
         step = partial(_step, optimiser=optimiser, batch_size=len(user.rows))

@@ -160,11 +160,13 @@ def _method(user: UserSpecification, by_name: bool, method: str | None, reuse: s
 def _score(market: Market, arrays: UserArrays, methods: list[str]) -> dict[str, np.ndarray]:
     """Run the pass once a method and return arrays (Q, len(market), ...) in the users' order."""
     parts, places = [], []
+    alive = np.zeros(market.arrays.weights.shape[0], bool)
+    alive[market.slots] = True
     for method in dict.fromkeys(methods):
         chosen = [i for i, one in enumerate(methods) if one == method]
         padded = chosen + chosen[:1] * (bucket(len(chosen), minimum=1) - len(chosen))
         users = jax.tree.map(lambda leaf, at=padded: leaf[at] if leaf.ndim else leaf, arrays)
-        result = score_market(market.arrays, users, np.int32(market.length), method=method)
+        result = score_market(market.arrays, users, np.int32(market.length), alive, method=method)
         parts.append(jax.tree.map(lambda leaf, at=chosen: np.asarray(leaf)[: len(at)], result))
         places += chosen
     order = np.argsort(places)
@@ -228,6 +230,9 @@ def stack_users(
         weights=np.stack([weights(user) for user in users]),
         labels=np.stack([labels(user) for user in users]),
         count=np.array(count, np.int32),
+        examples=np.array(
+            [u.num_examples or u.reduced_set.points.shape[0] for u in users], np.float32
+        ),
         class_vectors=np.stack([vectors(user) for user in users]),
         class_mask=np.arange(k) < sizes[:, None],
         class_numbers=np.stack(numbers),

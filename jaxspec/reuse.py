@@ -31,6 +31,7 @@ __all__ = [
     "FineTuned",
     "Trial",
     "assemble",
+    "calibrate",
     "direct_predictor",
     "fine_tune",
     "to_user_classes",
@@ -45,7 +46,6 @@ Models = Mapping[str, Model] | Callable[[str, Any], Any]
 # examples through proxies already. Best or equal to the best of 8 values at 10, 25 and 50 examples.
 PRIOR_EXAMPLES = 25.0
 FLOOR = 0.1  # share of a uniform guess in a likelihood, as in `jaxspec.scoring`
-SMALLEST_PROBABILITY = 1e-3  # a log-probability below is a matter of training length
 RIDGES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # for features of total variance one
 
 
@@ -378,24 +378,29 @@ class Assembly:
     Attributes:
         ids: the learnwares that are run.
         class_names: of the user.
-        parts: for every block of inputs to the proxy (centre, factor): the public features first.
-        proxy: over the blocks side by side.
+        num_classes: of every learnware.
+        parts: (centre, factor) of the features, of every learnware, of every pair of them.
+        proxy: over these blocks side by side.
         ridge: as chosen by cross-validation, for inputs of total variance one.
         log_likelihood: cross-validated, mean over examples in nats; NaN without validation.
+        tried: {learnwares: cross-validated log-likelihood} of all teams.
     """
 
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
+    num_classes: tuple[int, ...]
     parts: tuple[tuple[np.ndarray, float], ...]
     proxy: Proxy
     ridge: float
     log_likelihood: float
+    tried: Mapping[tuple[str, ...], float]
 
     def __call__(self, models: Models, inputs: Any, features: Array) -> np.ndarray:
         """Return probabilities (n, C_T) for inputs of the models and their public features."""
         features = as_features("features", features, dimension=len(self.parts[0][0]))
-        blocks = _blocks(models, self.ids, inputs, features, [len(p[0]) for p in self.parts[1:]])
-        stacked = _side_by_side(blocks, self.parts)
+        counts = zip(self.ids, self.num_classes, strict=True)
+        outputs = [_run(models, i, inputs, len(features), count) for i, count in counts]
+        stacked = _side_by_side(_blocks(features, outputs), self.parts)
         return _softmax(stacked @ self.proxy.weights + self.proxy.bias)
 
 
@@ -409,16 +414,28 @@ def _side_by_side(blocks: Sequence[np.ndarray], parts: Sequence[Any]) -> np.ndar
     return np.concatenate(scaled, axis=1)
 
 
-def _blocks(
-    models: Models, ids: Sequence[str], inputs: Any, features: np.ndarray, classes: Sequence[int]
-) -> list[np.ndarray]:
-    """Return the features and every learnware's centred log-probabilities, (n, C_l) each."""
-    blocks = [np.asarray(features)]
-    for learnware, count in zip(ids, classes, strict=True):
-        chance = _run(models, learnware, inputs, len(features), count)
-        logits = np.log(np.maximum(chance, SMALLEST_PROBABILITY))
-        blocks.append(logits - logits.mean(axis=1, keepdims=True))
-    return blocks
+def _blocks(features: np.ndarray, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the features, the roots of all outputs (n, C_l), and of all pairs (n, C_l C_k)."""
+    roots = [np.sqrt(output) for output in outputs]
+    pairs = [
+        (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
+        for i, a in enumerate(roots)
+        for b in roots[:i]
+    ]
+    return [np.asarray(features), *roots, *pairs]
+
+
+def _scales(blocks: Sequence[np.ndarray], count: int) -> tuple[tuple[np.ndarray, float], ...]:
+    """Return (centre, factor) of blocks: total variance one, as much for each of the kinds."""
+    pairs = len(blocks) - 1 - count
+    kinds = 3.0 if pairs else 2.0
+    parts = []
+    for i, block in enumerate(blocks):
+        mean = block.mean(axis=0)
+        variance = float(np.square(block - mean).mean(axis=0).sum())
+        share = kinds * (1 if i == 0 else count if i <= count else pairs)
+        parts.append((mean, 1.0 / float(np.sqrt(share * variance)) if variance > 1e-12 else 0.0))
+    return tuple(parts)
 
 
 def assemble(
@@ -432,14 +449,17 @@ def assemble(
     user: int = 0,
     folds: int = 5,
 ) -> Assembly:
-    """Combine several learnwares, chosen class by class, into one predictor of the user's classes.
+    """Combine several learnwares into one predictor of the user's classes.
 
-    For every user class the learnware most similar there, and the `size` of the best scores, are
-    run on the user's examples. Their log-probabilities stand beside the public features, each
-    block at total variance one (all models together as much as the features), and a logistic
-    regression maps them to the user's classes; cross-validation chooses its ridge. The idea of
-    choosing class by class: Liu, Tan and Zhou, "Identifying and Reusing Learnwares Across
-    Different Label Spaces" (IJCAI 2025).
+    The `size` learnwares of the best scores are run on the user's examples. Teams of them are
+    the best 1, 2, 3 and all, and the class-wise one: for every user class the learnware among
+    them that is most similar there. A team's inputs are the public features, the square roots of
+    its models' probabilities, and the products of these for every two models: a class of one and
+    a class of another say together what neither says alone. Each of the three has the same total
+    variance. A logistic regression maps them to the user's classes, and the team and the ridge
+    with the best cross-validated likelihood are taken. Choosing class by class is the idea of
+    Liu, Tan and Zhou, "Identifying and Reusing Learnwares Across Different Label Spaces"
+    (IJCAI 2025).
 
     Args:
         result: of `match`.
@@ -447,43 +467,74 @@ def assemble(
         inputs: whatever the models take; n examples.
         features: (n, d) public features of the same examples.
         labels: (n,) the user's classes, every one at least once.
-        size: how many of the best scores are taken beside the classes' best.
+        size: how many learnwares are run.
         user: which one, if the match was of a batch.
-        folds: of the cross-validation; fewer if a class has fewer examples.
+        folds: of the cross-validation; fewer if a class has fewer examples. With a single
+            example of a class the class-wise team is taken.
 
     Raises:
-        KeyError: no model for a learnware that was chosen.
+        KeyError: no model for a learnware of the short list.
         TypeError, ValueError: an argument that is not as described; the message names it.
     """
     scores, _, similarity, names = _one_user(result, user)
     features = np.asarray(as_features("features", features))
     labels = np.asarray(as_labels("labels", labels, rows=len(features), num_classes=len(names)))
     top = np.argsort(-scores, kind="stable")[: as_size("size", size)]
-    chosen = dict.fromkeys([*top.tolist(), *similarity.argmax(axis=0).tolist()])
-    ids = tuple(result.ids[i] for i in chosen)
-    classes = [len(result.market.class_names(learnware)) for learnware in ids]
-    blocks = _blocks(models, ids, inputs, features, classes)
-    parts = []
-    for i, block in enumerate(blocks):
-        mean = block.mean(axis=0)
-        variance = float(np.square(block - mean).mean(axis=0).sum())
-        share = 2.0 if i == 0 else 2.0 * len(ids)
-        parts.append((mean, 1.0 / np.sqrt(share * variance) if variance > 0 else 0.0))
-    stacked, folds = _side_by_side(blocks, parts), as_size("folds", folds, minimum=2)
-    proxy, ridge, likelihood = _calibrate(stacked, labels, len(names), folds)
-    return Assembly(ids, names, tuple(parts), proxy, ridge, likelihood)
+    ids = [result.ids[i] for i in top]
+    counts = [len(result.market.class_names(learnware)) for learnware in ids]
+    outputs = [
+        _run(models, learnware, inputs, len(features), count)
+        for learnware, count in zip(ids, counts, strict=True)
+    ]
+    by_class = tuple(dict.fromkeys(similarity[top].argmax(axis=0).tolist()))
+    teams = [by_class, *(tuple(range(count)) for count in (1, 2, 3, len(ids)) if count <= len(ids))]
+    tried: dict[tuple[str, ...], float] = {}
+    best = None
+    for team in dict.fromkeys(tuple(sorted(team)) for team in teams):
+        blocks = _blocks(features, [outputs[i] for i in team])
+        parts = _scales(blocks, len(team))
+        proxy, ridge, likelihood = calibrate(
+            _side_by_side(blocks, parts), labels, num_classes=len(names), folds=folds
+        )
+        members = tuple(ids[i] for i in team)
+        tried[members] = likelihood
+        if best is None or likelihood > best.log_likelihood:
+            sizes = tuple(counts[i] for i in team)
+            best = Assembly(members, names, sizes, parts, proxy, ridge, likelihood, tried)
+    assert best is not None
+    return best
 
 
-def _calibrate(
-    inputs: np.ndarray, labels: np.ndarray, classes: int, folds: int
+def calibrate(
+    features: Array, labels: Array, *, num_classes: int, folds: int = 5
 ) -> tuple[Proxy, float, float]:
-    """Return a proxy (D, C), its ridge of `RIDGES` and its cross-validated log-likelihood.
+    """Return a linear proxy (d, C) of few examples, its ridge and its validated log-likelihood.
+
+    The ridge, for features of total variance one, is that of `RIDGES` with the best
+    cross-validated log-likelihood (mean over examples in nats). A class with a single example
+    leaves nothing to validate on: then it is the middle one and the likelihood is NaN.
 
     The best weights lie in the span of the n examples, so the problem is solved in n coordinates;
-    and inputs divided by the root of a ridge make it a problem of ridge one, so that all ridges
+    and features divided by the root of a ridge make it a problem of ridge one, so that all ridges
     and folds are one batch of one shape.
+
+    Args:
+        features: (n, d).
+        labels: (n,) in 0..num_classes-1, every class at least once.
+        num_classes: C.
+        folds: of the cross-validation; fewer if a class has fewer examples.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as described; the message names it.
     """
-    rows, columns = inputs.shape
+    features = np.asarray(as_features("features", features))
+    rows, columns = features.shape
+    classes = as_size("num_classes", num_classes, minimum=2)
+    folds = as_size("folds", folds, minimum=2)
+    labels = np.asarray(as_labels("labels", labels, rows=rows, num_classes=classes))
+    origin = features.mean(axis=0)
+    scale = float(np.sqrt(np.square(features - origin).mean(axis=0).sum())) or 1.0
+    inputs = (features - origin) / scale
     basis = np.linalg.qr(inputs.T)[0] if columns > rows else np.eye(columns, dtype=inputs.dtype)
     small = (inputs @ basis).astype(np.float32)
     fold = _folds(labels, folds)
@@ -505,6 +556,7 @@ def _calibrate(
         totals[j // len(left_out)] += np.log(np.maximum(of_label, 1e-30)).sum()
     best = int(totals.argmax())
     at = best * len(left_out) + len(splits)
-    weights = basis @ fitted.weights[at] / np.sqrt(ridges[best])
-    proxy = centre_classes(Proxy(weights.astype(np.float32), fitted.bias[at]))
+    weights = basis @ fitted.weights[at] / (np.sqrt(ridges[best]) * scale)
+    bias = fitted.bias[at] - origin @ weights
+    proxy = centre_classes(Proxy(weights.astype(np.float32), bias.astype(np.float32)))
     return proxy, float(ridges[best]), float(totals[best] / rows) if splits else float("nan")

@@ -7,7 +7,10 @@ market x m x m_T exists. Scores, larger is better:
     "rkme"        - |Phi_T - Phi_l|^2, the baseline.
     "classwise"   the paper's: mean similarity of the class vectors + CLOSENESS cos(Phi_T, Phi_l).
     "likelihood"  for direct use: how likely the learnware's proxy makes the user's labels, beside
-                  the two parts of "classwise".
+                  the two parts of "classwise" and, where the market holds a learnware whose
+                  distribution is the user's (the peer), how much its proxy has in common with the
+                  peer's on the peer's reduced set: many more points of the user's kind than the
+                  user's few examples, at no cost in privacy.
     "transfer"    for fine-tuning: how well a small model on the proxy's outputs would do on the
                   user's examples, whatever the classes are called, and cos(Phi_T, Phi_l).
 
@@ -40,13 +43,16 @@ BLOCK_ENTRIES = 1 << 20  # values of an intermediate block: 4 MiB of float32
 COLUMN_BLOCK = 32  # a user's points are met in blocks of this many; the last one is padded
 MISSING = -1.0  # similarity of a class that a learnware does not have: the worst there is
 
-CLOSENESS = {"classwise": 2.0, "likelihood": 6.0, "transfer": 2.0}  # weight of cos(Phi_T, Phi_l)
+CLOSENESS = {"classwise": 2.0, "likelihood": 4.0, "transfer": 2.0}  # weight of cos(Phi_T, Phi_l)
 SIMILARITY = 0.5  # weight of the class vectors in "likelihood"
 LIKELIHOOD_FLOOR = 0.1  # share of a uniform guess mixed into every proxy
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)  # of logits with root mean square one
-# The likelihood that a probe would have shown, from the two other parts: the regression's
-# correlation on ten markets is 0.99. It stands in for learnwares without a probe proxy.
-IMPUTED = {"similarity": 1.92, "closeness": 0.99, "constant": -0.83}
+# What a probe would have shown, from similarity and closeness by regression on ten markets
+# (correlation 0.99 and 0.97). It stands in for learnwares without a probe proxy.
+IMPUTED_LIKELIHOOD = {"similarity": 1.92, "closeness": 0.99, "constant": -0.83}
+IMPUTED_AGREEMENT = {"similarity": -0.06, "closeness": 1.43, "constant": -0.93}
+PEER_TEMPERATURE = 2.0
+PEER_SMOOTHING = 1e-4  # added to every cell of the joint distribution
 TRANSFER_RIDGE = 0.3
 
 
@@ -60,6 +66,7 @@ class UserArrays:
         weights: (Q, n), zero in the padding.
         labels: (Q, n) int32, the points' classes, -1 in the padding or where not shared.
         count: scalar int32, the largest number of points of a user before padding.
+        examples: (Q,) how many examples stand behind the points.
         class_vectors: (Q, k, d) proxy weights, one row a class.
         class_mask: (Q, k) bool.
         class_numbers: (Q, k) int32, the market's number of every class name, -2 if it has none.
@@ -70,6 +77,7 @@ class UserArrays:
     weights: Array
     labels: Array
     count: Array
+    examples: Array
     class_vectors: Array
     class_mask: Array
     class_numbers: Array
@@ -94,20 +102,47 @@ class Scores:
     class_map: Array
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Peers:
+    """For each user the learnware that is nearest in distribution.
+
+    Attributes:
+        slot: (Q,) int32.
+        reliability: (Q,) one where the user's examples cannot be told from its distribution,
+            falling to zero.
+        points: (Q, m, d).
+        used: (Q, m) bool, points that are not padding.
+        answers: (Q, m, C) one-hot, the class that the peer's own proxy names.
+    """
+
+    slot: Array
+    reliability: Array
+    points: Array
+    used: Array
+    answers: Array
+
+
 @partial(jax.jit, static_argnames="method")
-def score_market(market: MarketArrays, users: UserArrays, length: Array, *, method: str) -> Scores:
+def score_market(
+    market: MarketArrays, users: UserArrays, length: Array, alive: Array, *, method: str
+) -> Scores:
     """Score the first `length` slots of a market for Q users.
 
     Args:
         market: stacked arrays.
         users: Q stacked users.
         length: scalar int32; slots from here on are not computed.
+        alive: (slots,) bool, slots that hold a learnware of this market.
         method: one of `METHODS`.
     """
     products = _embedding_products(market, users, length)  # (slots, Q)
     user_terms = _user_self_terms(market, users)  # (Q,)
     squared_mmd = market.self_terms[:, None] + user_terms - 2.0 * products
-    similarity, class_map, behaviour = _class_pass(market, users, length, method)
+    peers = None
+    if method == "likelihood":
+        peers = _find_peers(market, users, squared_mmd, alive)
+    similarity, class_map, behaviour, agreement = _class_pass(market, users, length, method, peers)
     norms = jnp.sqrt(jnp.maximum(market.self_terms[:, None] * user_terms, 1e-30))
     closeness = products / norms
     mean_similarity = similarity.sum(axis=2) / users.class_mask.sum(axis=1)
@@ -115,14 +150,21 @@ def score_market(market: MarketArrays, users: UserArrays, length: Array, *, meth
         scores = -squared_mmd
     elif method == "classwise":
         scores = mean_similarity
-    elif method == "likelihood":
-        imputed = (
-            IMPUTED["similarity"] * mean_similarity
-            + IMPUTED["closeness"] * closeness
-            + IMPUTED["constant"]
-        )
+    elif peers is not None:
+
+        def impute(model: dict[str, float]) -> Array:
+            part = model["similarity"] * mean_similarity + model["closeness"] * closeness
+            return part + model["constant"]
+
         known = market.has_probe[:, None] > 0
-        scores = jnp.where(known, behaviour, imputed) + SIMILARITY * mean_similarity
+        likelihood = jnp.where(known, behaviour, impute(IMPUTED_LIKELIHOOD))
+        # A peer agrees with itself whatever it is worth: it gets the others' mean.
+        is_peer = jnp.arange(alive.shape[0])[:, None] == peers.slot
+        others = known & alive[:, None] & ~is_peer
+        mean = jnp.where(others, agreement, 0.0).sum(axis=0) / jnp.maximum(others.sum(axis=0), 1)
+        agreement = jnp.where(known, agreement, impute(IMPUTED_AGREEMENT))
+        agreement = jnp.where(is_peer & known, mean, agreement)
+        scores = likelihood + SIMILARITY * mean_similarity + peers.reliability * agreement
     else:
         scores = behaviour
     scores = scores + CLOSENESS.get(method, 0.0) * closeness
@@ -182,25 +224,29 @@ def _user_self_terms(market: MarketArrays, users: UserArrays) -> Array:
 
 
 def _class_pass(
-    market: MarketArrays, users: UserArrays, length: Array, method: str
-) -> tuple[Array, Array, Array]:
-    """Return similarity and class map, (slots, Q, k), and the behaviour part, (slots, Q)."""
+    market: MarketArrays, users: UserArrays, length: Array, method: str, peers: _Peers | None
+) -> tuple[Array, Array, Array, Array]:
+    """Return similarity and class map, (slots, Q, k), behaviour and agreement, (slots, Q)."""
     slots, classes, d = market.class_vectors.shape
     batch, k, _ = users.class_vectors.shape
     n = users.points.shape[1]
     behaves = method in NEED_LABELS
-    entries = classes * batch * ((2 * n if behaves else 0) + k)
+    entries = classes * batch * ((2 * (n + market.points.shape[1]) if behaves else 0) + k)
     chunk, steps = _chunks(slots, entries, length)
     directions = _centred(users.class_vectors, users.class_mask[..., None], axis=1)
     user_gram = jnp.matmul(directions, directions.swapaxes(1, 2), precision="highest")
-    inputs = users.points.reshape(batch * n, d)
+    inputs = users.points
+    if peers is not None:
+        inputs = jnp.concatenate([inputs, peers.points], axis=1)
+    total = inputs.shape[1]
+    inputs = inputs.reshape(batch * total, d)
     lifted = (
         lift(market.kernel, market.landmarks, market.white, inputs)
         if behaves and market.landmarks.shape[0]
         else None
     )
 
-    def one_chunk(i: Array, out: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def one_chunk(i: Array, out: tuple[Array, ...]) -> tuple[Array, ...]:
         start = jnp.minimum(i * chunk, slots - chunk)
         vectors = _rows(market.class_vectors, start, chunk)
         ids = _rows(market.class_ids, start, chunk)
@@ -214,27 +260,78 @@ def _class_pass(
         chosen = assign(_cosines(cross, own_gram, user_gram), allowed)
         similarity = _shared_similarity(cross, own_gram, user_gram, chosen)
         similarity = jnp.where(users.class_mask[None], similarity, 0.0)
-        behaviour = jnp.zeros((chunk, batch), vectors.dtype)
+        behaviour = agreement = jnp.zeros((chunk, batch), vectors.dtype)
         if behaves:
-            logits = _logits(market, start, chunk, inputs, lifted).reshape(chunk, classes, batch, n)
-            logits = logits.transpose(0, 2, 1, 3)  # (L, Q, C, n)
-            if method == "likelihood":
-                behaviour = _likelihood(logits, chosen, users)
-            else:
+            logits = _logits(market, start, chunk, inputs, lifted)
+            logits = logits.reshape(chunk, classes, batch, total).transpose(0, 2, 1, 3)
+            if peers is None:
                 behaviour = _transfer(logits, ids >= 0, users)
-        found = similarity, chosen, behaviour
+            else:
+                behaviour = _likelihood(logits[..., :n], chosen, users)
+                agreement = _agreement(logits[..., n:], ids >= 0, peers)
+        found = similarity, chosen, behaviour, agreement
         return tuple(
             jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=0)
             for whole, part in zip(out, found, strict=True)
-        )  # type: ignore[return-value]
+        )
 
     dtype = market.points.dtype
     out = (
         jnp.zeros((slots, batch, k), dtype),
         jnp.full((slots, batch, k), -1, jnp.int32),
         jnp.zeros((slots, batch), dtype),
+        jnp.zeros((slots, batch), dtype),
     )
     return jax.lax.fori_loop(0, steps, one_chunk, out)
+
+
+def _find_peers(
+    market: MarketArrays, users: UserArrays, squared_mmd: Array, alive: Array
+) -> _Peers:
+    """Return every user's peer.
+
+    n examples of the peer's own distribution would lie at a squared MMD of (1 - |Phi_l|^2) / n on
+    average: up to twice that the peer counts in full, from three times that not at all.
+    """
+    slot = jnp.where(alive[:, None], squared_mmd, jnp.inf).argmin(axis=0)
+    nearest = jnp.take_along_axis(squared_mmd, slot[None], axis=0)[0]
+    noise = jnp.maximum(1.0 - market.self_terms[slot], 1e-6) / jnp.maximum(users.examples, 1)
+    points, vectors = market.points[slot], market.class_vectors[slot]
+    bias = market.class_bias[slot] + vectors @ market.origin
+    logits = jnp.einsum("qmd,qcd->qmc", points, vectors, precision="highest") + bias[:, None]
+    logits = jnp.where((market.class_ids[slot] >= 0)[:, None], logits, -jnp.inf)
+    return _Peers(
+        slot=slot,
+        reliability=jnp.clip(3.0 - nearest / noise, 0.0, 1.0),
+        points=points,
+        used=market.weights[slot] != 0,
+        answers=jax.nn.one_hot(logits.argmax(axis=-1), logits.shape[-1], dtype=points.dtype),
+    )
+
+
+def _agreement(logits: Array, valid: Array, peers: _Peers) -> Array:
+    """Return the mutual information, in nats, of proxies' classes with the peers': (L, Q).
+
+    It asks for no class names, so a learnware of another label space can be somebody's peer.
+
+    Args:
+        logits: (L, Q, C, m) on the peers' points.
+        valid: (L, C) bool, outputs that exist.
+        peers: (Q) of them.
+    """
+    exists = valid[:, None, :, None]
+    used = exists & peers.used[None, :, None, :]
+    values = _centred(logits, used, axis=2)
+    total = jnp.square(values).sum(axis=(2, 3)) / jnp.maximum(used.sum(axis=(2, 3)), 1)
+    values = PEER_TEMPERATURE * _divided(values, jnp.sqrt(total)[..., None, None])
+    powers = jnp.where(exists, jnp.exp(values - values.max(axis=2, keepdims=True)), 0.0)
+    chance = powers / jnp.maximum(powers.sum(axis=2, keepdims=True), 1e-30)
+    answers = peers.answers * peers.used[..., None]
+    joint = jnp.einsum("lqcm,qmb->lqcb", chance, answers, precision="highest")
+    joint = joint / jnp.maximum(peers.used.sum(axis=1), 1)[None, :, None, None] + PEER_SMOOTHING
+    joint = joint / joint.sum(axis=(2, 3), keepdims=True)
+    apart = joint.sum(axis=3, keepdims=True) * joint.sum(axis=2, keepdims=True)
+    return (joint * jnp.log(joint / apart)).sum(axis=(2, 3))
 
 
 def _centred(values: Array, mask: Array, axis: int) -> Array:

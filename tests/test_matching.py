@@ -25,6 +25,12 @@ def oracle_squared_mmd(spec, user):
     return total(a, v, a, v) + total(b, w, b, w) - 2 * total(a, v, b, w)
 
 
+def alive(market):
+    mask = np.zeros(market.arrays.weights.shape[0], bool)
+    mask[market.slots] = True
+    return mask
+
+
 def oracle_cosines(spec, user):
     def unit(proxy):
         weights = np.asarray(proxy.weights, np.float64).T
@@ -130,9 +136,9 @@ def test_a_batch_equals_one_by_one(market):
 def test_jit_equals_eager(market, method):
     arrays = matching.stack_users(market, [made_user(1), made_user(2)])
     length = np.int32(len(market))
-    jitted = scoring.score_market(market.arrays, arrays, length, method=method)
+    jitted = scoring.score_market(market.arrays, arrays, length, alive(market), method=method)
     with jax.disable_jit():
-        eager = scoring.score_market(market.arrays, arrays, length, method=method)
+        eager = scoring.score_market(market.arrays, arrays, length, alive(market), method=method)
     np.testing.assert_allclose(jitted.scores, eager.scores, atol=1e-4)
     np.testing.assert_array_equal(jitted.class_map, eager.class_map)
 
@@ -141,10 +147,10 @@ def test_jit_equals_eager(market, method):
 def test_chunks_do_not_change_the_result(market, monkeypatch, method):
     arrays = matching.stack_users(market, [made_user(1, per_class=40), made_user(2)])
     length = np.int32(len(market))
-    whole = scoring.score_market(market.arrays, arrays, length, method=method)
+    whole = scoring.score_market(market.arrays, arrays, length, alive(market), method=method)
     monkeypatch.setattr(scoring, "BLOCK_ENTRIES", 2000)
     jax.clear_caches()
-    parts = scoring.score_market(market.arrays, arrays, length, method=method)
+    parts = scoring.score_market(market.arrays, arrays, length, alive(market), method=method)
     jax.clear_caches()
     seen = slice(0, int(length))  # other slots hold what `length` leaves uncomputed
     np.testing.assert_allclose(parts.scores[:, seen], whole.scores[:, seen], atol=1e-5)
@@ -162,7 +168,9 @@ def test_no_array_of_market_by_points_by_points_exists(method):
         for name, value in ((n, getattr(market.arrays, n)) for n in ROW_FIELDS)
     }
     large = dataclasses.replace(market.arrays, **rows)
-    compiled = scoring.score_market.lower(large, arrays, np.int32(0), method=method).compile()
+    compiled = scoring.score_market.lower(
+        large, arrays, np.int32(0), np.zeros(slots, bool), method=method
+    ).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 100 * 2**20
 
 

@@ -289,14 +289,18 @@ def assembled(market, models):
         features, labels, class_names=list("wxyz"), kernel=KERNEL, feature_space=SPACE
     )
     result = js.match(market, user)
-    return result, reuse.assemble(result, models, features, features, labels, size=2)
+    return result, reuse.assemble(result, models, features, features, labels, size=3)
 
 
-def test_an_assembly_takes_the_best_and_the_best_for_each_class(assembled):
+def test_an_assembly_takes_the_likeliest_team_of_the_short_list(assembled):
     result, assembly = assembled
-    want = {learnware for learnware, _ in result.top_k(2)} | set(result.best_for_class().values())
-    assert set(assembly.ids) == want
-    assert assembly.ids[:2] == tuple(learnware for learnware, _ in result.top_k(2))
+    top = [learnware for learnware, _ in result.top_k(3)]
+    rows = [result.ids.index(learnware) for learnware in top]
+    by_class = {top[int(i)] for i in result.class_similarity[rows].argmax(axis=0)}
+    want = {frozenset(by_class), *(frozenset(top[:k]) for k in (1, 2, 3))}
+    assert {frozenset(team) for team in assembly.tried} == want
+    assert assembly.log_likelihood == max(assembly.tried.values())
+    assert assembly.tried[assembly.ids] == assembly.log_likelihood
     assert assembly.class_names == tuple("wxyz")
 
 
@@ -305,15 +309,30 @@ def test_an_assembly_predicts_as_its_parts_say(assembled, models):
     _, assembly = assembled
     features, labels = stranger_task(400)
     got = assembly(models, features, features)
-    columns = [(features - assembly.parts[0][0]) * assembly.parts[0][1]]
-    for learnware, (mean, factor) in zip(assembly.ids, assembly.parts[1:], strict=True):
-        logits = np.log(np.maximum(models[learnware](features), 1e-3))
-        columns.append((logits - logits.mean(axis=1, keepdims=True) - mean) * factor)
+    roots = [np.sqrt(models[learnware](features)) for learnware in assembly.ids]
+    blocks = [features, *roots]
+    for i in range(len(roots)):
+        for j in range(i):
+            products = [np.outer(a, b).ravel() for a, b in zip(roots[i], roots[j], strict=True)]
+            blocks.append(np.stack(products))
+    columns = [(b - mean) * by for b, (mean, by) in zip(blocks, assembly.parts, strict=True)]
     logits = np.concatenate(columns, axis=1).astype(np.float64) @ assembly.proxy.weights
     powers = np.exp(logits + assembly.proxy.bias)
     np.testing.assert_allclose(got, powers / powers.sum(axis=1, keepdims=True), atol=1e-5)
     assert (got.argmax(axis=1) == labels).mean() > 0.8
     assert -np.log(4) < assembly.log_likelihood < 0
+
+
+def test_the_three_kinds_of_inputs_have_equal_variance():
+    rng = np.random.default_rng(0)
+    outputs = [rng.dirichlet(np.ones(c), size=30) for c in (3, 4, 2)]
+    blocks = reuse._blocks(rng.normal(size=(30, 5)) * 9 + 4, outputs)
+    assert [block.shape[1] for block in blocks] == [5, 3, 4, 2, 12, 6, 8]
+    stacked = reuse._side_by_side(blocks, reuse._scales(blocks, 3))
+    variance = stacked.var(axis=0)
+    for part in (variance[:5], variance[5:14], variance[14:]):
+        np.testing.assert_allclose(part.sum(), 1 / 3, rtol=1e-5)
+    np.testing.assert_allclose(stacked.mean(axis=0), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(60, 8), (30, 70)])
@@ -323,8 +342,12 @@ def test_calibration_equals_scikit_learn(rows, columns):
 
     rng = np.random.default_rng(rows)
     labels = np.arange(rows) % 3
-    inputs = (rng.normal(size=(rows, columns)) + labels[:, None]) / np.sqrt(columns)
-    proxy, ridge, likelihood = reuse._calibrate(inputs.astype(np.float32), labels, 3, 5)
+    inputs = (rng.normal(size=(rows, columns)) + labels[:, None]) + 2
+    inputs /= np.sqrt(inputs.var(axis=0).sum())
+    proxy, ridge, likelihood = reuse.calibrate(inputs, labels, num_classes=3)
+    scaled, same, _ = reuse.calibrate(50 * inputs - 7, labels, num_classes=3)
+    assert same == ridge
+    np.testing.assert_allclose(50 * scaled.weights, proxy.weights, rtol=1e-2, atol=1e-3)
     fold = np.arange(rows) // 3 % 5
     totals = []
     for value in reuse.RIDGES:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from conftest import made_specification, made_task, made_user
-from test_probe import specification_with_probe
+from test_probe import oracle_lift, specification_with_probe
 
 import jaxspec as js
 from jaxspec import scoring
@@ -47,6 +47,22 @@ def proxy_logits(spec, user):
     return points @ np.asarray(spec.proxy.weights) + np.asarray(spec.proxy.bias)
 
 
+def oracle_agreement(spec, peer):
+    """Mutual information of the proxy's classes with the peer's on the peer's points."""
+    points = np.asarray(peer.reduced_set.points, np.float64)
+    answers = (points @ peer.proxy.weights + peer.proxy.bias).argmax(axis=1)
+    logits = oracle_lift(spec.probe.landmarks, points) @ spec.probe.weights + spec.probe.bias
+    logits = logits - logits.mean(axis=1, keepdims=True)
+    powers = np.exp(2 * logits / np.sqrt((logits**2).mean()))
+    chance = powers / powers.sum(axis=1, keepdims=True)
+    joint = chance.T @ np.eye(4)[answers] / len(points)
+    # The smoothing covers the padded classes of the market too: eight by eight cells.
+    joint = np.pad(joint, ((0, 4), (0, 4))) + 1e-4
+    joint /= joint.sum()
+    apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    return (joint * np.log(joint / apart)).sum()
+
+
 def closeness(spec, user):
     def inner(a, b):
         return float(js.inner_product(spec.kernel, a.reduced_set, b.reduced_set))
@@ -66,14 +82,23 @@ def test_likelihood_equals_the_formula():
     specs = {f"m{s}": specification_with_probe(s) for s in range(3)}
     user = made_user(1)
     result = js.match(js.Market.from_specifications(specs), user, method="likelihood")
-    from test_probe import oracle_lift
-
+    wanted = []
     for row, spec in enumerate(specs.values()):
         lifted = oracle_lift(spec.probe.landmarks, user.reduced_set.points)
         logits = lifted @ spec.probe.weights + spec.probe.bias
         want = oracle_likelihood(logits, np.asarray(user.labels), 4)
-        want += 0.5 * result.class_similarity[row].mean() + 6 * closeness(spec, user)
-        np.testing.assert_allclose(result.scores[row], want, atol=2e-2)
+        want += 0.5 * result.class_similarity[row].mean() + 4 * closeness(spec, user)
+        wanted.append(want)
+    # The peer part, from its definition, for the user whose own task is the second learnware's.
+    peer = list(specs.values())[1]
+    noise = (1 - float(js.inner_product(peer.kernel, peer.reduced_set, peer.reduced_set))) / 40
+    reliability = np.clip(3 - result.squared_mmd[1] / noise, 0, 1)
+    assert reliability > 0.5
+    agreement = [oracle_agreement(spec, peer) for spec in specs.values()]
+    agreement[1] = (agreement[0] + agreement[2]) / 2
+    np.testing.assert_allclose(
+        result.scores, np.array(wanted) + reliability * np.array(agreement), atol=3e-2
+    )
 
 
 def test_inverse_equals_numpy():
@@ -179,6 +204,7 @@ def test_further_random_outputs_do_not_help_transfer_on_average():
             weights=np.full((1, 50), 0.02),
             labels=labels[None],
             count=np.array(50),
+            examples=np.array([50.0]),
             class_vectors=np.zeros((1, 5, 64)),
             class_mask=np.ones((1, 5), bool),
             class_numbers=np.zeros((1, 5), int),
@@ -212,7 +238,13 @@ def test_a_market_without_probe_ranks_like_class_vectors_and_embeddings(market):
     """Without probes the likelihood is a fixed mix of the two other parts."""
     user = made_user(2)
     result = js.match(market, user, method="likelihood")
+    peer = made_specification(2).reduced_set
+    noise = (1 - float(js.inner_product(market.kernel, peer, peer))) / 40
+    reliability = np.clip(3 - result.squared_mmd[2] / noise, 0, 1)
     for row, spec in enumerate(made_specification(s) for s in range(6)):
         similarity = result.class_similarity[row].mean()
-        want = (1.92 + 0.5) * similarity + (0.99 + 6.0) * closeness(spec, user) - 0.83
+        close = closeness(spec, user)
+        likelihood = 1.92 * similarity + 0.99 * close - 0.83
+        agreement = -0.06 * similarity + 1.43 * close - 0.93
+        want = likelihood + 0.5 * similarity + 4 * close + reliability * agreement
         np.testing.assert_allclose(result.scores[row], want, atol=1e-3)
