@@ -4,7 +4,7 @@ The method is that of Guo, Zhou, Li and Zhou, "Identifying Useful Learnwares for
 Label Spaces" (ICML 2023). Submitters call `specify`, users `specify_user` and `match`.
 """
 
-from jaxspec import evaluation
+from jaxspec import evaluation, reuse
 from jaxspec.kernels import (
     Gaussian,
     InverseMultiquadric,
@@ -52,6 +52,7 @@ __all__ = [
     "mmd",
     "reduce_set",
     "reduce_sets",
+    "reuse",
     "specify",
     "specify_many",
     "specify_user",

@@ -25,6 +25,7 @@ import numpy as np
 from jaxspec.checks import as_features, as_labels, as_probabilities, as_size
 from jaxspec.matching import Match
 from jaxspec.proxy import Proxy, centre_classes, fit_proxies
+from jaxspec.shapes import bucket, pad_to
 
 __all__ = [
     "Assembly",
@@ -514,9 +515,9 @@ def calibrate(
     cross-validated log-likelihood (mean over examples in nats). A class with a single example
     leaves nothing to validate on: then it is the middle one and the likelihood is NaN.
 
-    The best weights lie in the span of the n examples, so the problem is solved in n coordinates;
-    and features divided by the root of a ridge make it a problem of ridge one, so that all ridges
-    and folds are one batch of one shape.
+    The best weights lie in the span of the n examples, so the problem is solved in n coordinates
+    (padded, so that few shapes compile); and features divided by the root of a ridge make it a
+    problem of ridge one, so that all ridges and folds are one batch of one shape.
 
     Args:
         features: (n, d).
@@ -536,7 +537,8 @@ def calibrate(
     scale = float(np.sqrt(np.square(features - origin).mean(axis=0).sum())) or 1.0
     inputs = (features - origin) / scale
     basis = np.linalg.qr(inputs.T)[0] if columns > rows else np.eye(columns, dtype=inputs.dtype)
-    small = (inputs @ basis).astype(np.float32)
+    size = bucket(basis.shape[1], minimum=64)
+    small = pad_to((inputs @ basis).astype(np.float32), (rows, size))
     fold = _folds(labels, folds)
     ridges = RIDGES if fold is not None else (RIDGES[len(RIDGES) // 2],)
     splits = [] if fold is None else [fold == i for i in range(fold.max() + 1)]
@@ -556,7 +558,7 @@ def calibrate(
         totals[j // len(left_out)] += np.log(np.maximum(of_label, 1e-30)).sum()
     best = int(totals.argmax())
     at = best * len(left_out) + len(splits)
-    weights = basis @ fitted.weights[at] / (np.sqrt(ridges[best]) * scale)
+    weights = basis @ fitted.weights[at][: basis.shape[1]] / (np.sqrt(ridges[best]) * scale)
     bias = fitted.bias[at] - origin @ weights
     proxy = centre_classes(Proxy(weights.astype(np.float32), bias.astype(np.float32)))
     return proxy, float(ridges[best]), float(totals[best] / rows) if splits else float("nan")

@@ -158,12 +158,12 @@ def score_market(
 
         known = market.has_probe[:, None] > 0
         likelihood = jnp.where(known, behaviour, impute(IMPUTED_LIKELIHOOD))
-        # A peer agrees with itself whatever it is worth: it gets the others' mean.
+        # A peer agrees with itself whatever it is worth: it gets the best of the others.
         is_peer = jnp.arange(alive.shape[0])[:, None] == peers.slot
         others = known & alive[:, None] & ~is_peer
-        mean = jnp.where(others, agreement, 0.0).sum(axis=0) / jnp.maximum(others.sum(axis=0), 1)
+        best = jnp.where(others, agreement, 0.0).max(axis=0)
         agreement = jnp.where(known, agreement, impute(IMPUTED_AGREEMENT))
-        agreement = jnp.where(is_peer & known, mean, agreement)
+        agreement = jnp.where(is_peer & known, best, agreement)
         scores = likelihood + SIMILARITY * mean_similarity + peers.reliability * agreement
     else:
         scores = behaviour

@@ -354,12 +354,14 @@ def test_calibration_equals_scikit_learn(rows, columns):
         chance = np.zeros((rows, 3))
         for i in range(5):
             kept = fold != i
-            model = LogisticRegression(C=1 / (value * kept.sum()), tol=1e-8, max_iter=5000)
+            model = LogisticRegression(C=1 / (value * kept.sum()), solver="newton-cg", tol=1e-6)
             chance[~kept] = model.fit(inputs[kept], labels[kept]).predict_proba(inputs[~kept])
         totals.append(np.log(chance[np.arange(rows), labels]).mean())
     assert ridge == reuse.RIDGES[int(np.argmax(totals))]
     np.testing.assert_allclose(likelihood, max(totals), atol=2e-3)
-    model = LogisticRegression(C=1 / (ridge * rows), tol=1e-8, max_iter=5000).fit(inputs, labels)
+    model = LogisticRegression(C=1 / (ridge * rows), solver="newton-cg", tol=1e-6).fit(
+        inputs, labels
+    )
     np.testing.assert_allclose(proxy.weights.T, model.coef_, atol=5e-3 * np.abs(model.coef_).max())
 
 

@@ -95,7 +95,7 @@ def test_likelihood_equals_the_formula():
     reliability = np.clip(3 - result.squared_mmd[1] / noise, 0, 1)
     assert reliability > 0.5
     agreement = [oracle_agreement(spec, peer) for spec in specs.values()]
-    agreement[1] = (agreement[0] + agreement[2]) / 2
+    agreement[1] = max(agreement[0], agreement[2])  # it agrees with itself: that is no evidence
     np.testing.assert_allclose(
         result.scores, np.array(wanted) + reliability * np.array(agreement), atol=3e-2
     )
