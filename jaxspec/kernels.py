@@ -42,10 +42,24 @@ __all__ = [
 Array = Any  # jax.Array or numpy.ndarray
 BLOCK_SIZE = 2048  # rows a block: 2048 x 2048 float32 is 16 MiB, about a last-level cache
 
-_pytree = jax.tree_util.register_dataclass
+
+def _kernel_pytree(cls: type) -> type:
+    """Register a kernel as a pytree whose one leaf is the bandwidth.
+
+    Not by `register_dataclass`: jax 0.10.2 takes two dataclasses with the same fields for equal
+    tree structures, whatever their classes, and then runs what it compiled for one kernel for
+    another, now and then. The name in the structure's auxiliary data tells them apart.
+    """
+    key = jax.tree_util.GetAttrKey("bandwidth")
+    jax.tree_util.register_pytree_with_keys(
+        cls,
+        lambda kernel: (((key, kernel.bandwidth),), cls.__name__),
+        lambda _, leaves: cls(*leaves),
+    )
+    return cls
 
 
-@_pytree
+@_kernel_pytree
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
     """k(x, y) = exp(-|x - y|_2^2 / (2 bandwidth^2)).
@@ -65,7 +79,7 @@ class Gaussian:
         return jnp.exp(distance * (-0.5 / jnp.square(self.bandwidth)))
 
 
-@_pytree
+@_kernel_pytree
 @dataclasses.dataclass(frozen=True)
 class Laplacian:
     """k(x, y) = exp(-|x - y|_1 / bandwidth).
@@ -88,7 +102,7 @@ class Laplacian:
         return jnp.exp(-distance / self.bandwidth)
 
 
-@_pytree
+@_kernel_pytree
 @dataclasses.dataclass(frozen=True)
 class InverseMultiquadric:
     """k(x, y) = (1 + |x - y|_2^2 / bandwidth^2)^(-1/2).
@@ -125,7 +139,7 @@ def kernel_label(kernel: Kernel) -> str:
     return f"{type(kernel).__name__}(bandwidth={float(kernel.bandwidth):.9g})"
 
 
-@_pytree
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ReducedSet:
     """A weighted point set: the element sum_j weights_j k(points_j, .) of H.

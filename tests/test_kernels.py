@@ -203,3 +203,23 @@ def test_nan_propagates_under_jit():
     x = sample(0, 5)
     broken = jnp.asarray(x).at[0, 0].set(jnp.nan)
     assert np.isnan(jax.jit(js.squared_mmd)(js.Gaussian(bandwidth=1.0), broken, x))
+
+
+def test_kernels_of_one_bandwidth_are_different_structures():
+    """Equal structures would let one kernel's compiled function serve another."""
+    structures = [jax.tree.structure(make(bandwidth=1.0)) for make in KERNELS]
+    for i, one in enumerate(structures):
+        for j, other in enumerate(structures):
+            assert (one == other) == (i == j)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, js.Laplacian(bandwidth=3.0))
+    assert isinstance(doubled, js.Laplacian)
+    assert doubled.bandwidth == 6.0
+
+
+def test_one_jitted_function_serves_every_kernel_rightly():
+    x, y = sample(0, 12), sample(1, 9)
+    values = jax.jit(lambda kernel, x, y: js.gram(kernel, x, y))
+    for _ in range(20):
+        for make in KERNELS:
+            kernel = make(bandwidth=jnp.float32(2.0))
+            np.testing.assert_allclose(values(kernel, x, y), oracle_gram(kernel, x, y), rtol=1e-5)
