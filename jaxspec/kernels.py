@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.checks import as_features, as_size, is_concrete
+from jaxspec.pytrees import register
 
 __all__ = [
     "Gaussian",
@@ -43,23 +44,7 @@ Array = Any  # jax.Array or numpy.ndarray
 BLOCK_SIZE = 2048  # rows a block: 2048 x 2048 float32 is 16 MiB, about a last-level cache
 
 
-def _kernel_pytree(cls: type) -> type:
-    """Register a kernel as a pytree whose one leaf is the bandwidth.
-
-    Not by `register_dataclass`: jax 0.10.2 takes two dataclasses with the same fields for equal
-    tree structures, whatever their classes, and then runs what it compiled for one kernel for
-    another, now and then. The name in the structure's auxiliary data tells them apart.
-    """
-    key = jax.tree_util.GetAttrKey("bandwidth")
-    jax.tree_util.register_pytree_with_keys(
-        cls,
-        lambda kernel: (((key, kernel.bandwidth),), cls.__name__),
-        lambda _, leaves: cls(*leaves),
-    )
-    return cls
-
-
-@_kernel_pytree
+@register
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
     """k(x, y) = exp(-|x - y|_2^2 / (2 bandwidth^2)).
@@ -79,7 +64,7 @@ class Gaussian:
         return jnp.exp(distance * (-0.5 / jnp.square(self.bandwidth)))
 
 
-@_kernel_pytree
+@register
 @dataclasses.dataclass(frozen=True)
 class Laplacian:
     """k(x, y) = exp(-|x - y|_1 / bandwidth).
@@ -102,7 +87,7 @@ class Laplacian:
         return jnp.exp(-distance / self.bandwidth)
 
 
-@_kernel_pytree
+@register
 @dataclasses.dataclass(frozen=True)
 class InverseMultiquadric:
     """k(x, y) = (1 + |x - y|_2^2 / bandwidth^2)^(-1/2).
@@ -139,7 +124,7 @@ def kernel_label(kernel: Kernel) -> str:
     return f"{type(kernel).__name__}(bandwidth={float(kernel.bandwidth):.9g})"
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class ReducedSet:
     """A weighted point set: the element sum_j weights_j k(points_j, .) of H.

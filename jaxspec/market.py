@@ -24,6 +24,7 @@ import numpy as np
 from jaxspec.kernels import Kernel, ReducedSet, gram
 from jaxspec.probe import ProbeProxy, whitening
 from jaxspec.proxy import Proxy
+from jaxspec.pytrees import register
 from jaxspec.shapes import bucket, pad_to
 from jaxspec.specification import Specification, check_comparable
 
@@ -33,7 +34,7 @@ Array = Any
 SELF_TERM_CHUNK = 256  # learnwares whose m x m Gram matrices are in memory at once
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class MarketArrays:
     """The numbers of a market, one row a slot; unused slots and paddings are zero.

@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxspec.checks import as_features, as_probabilities, as_size
 from jaxspec.kernels import Kernel, distances
+from jaxspec.pytrees import register
 from jaxspec.shapes import bucket, pad_to
 
 __all__ = ["ProbeProxy", "fit_probe_proxy", "lift", "probe_fingerprint", "whitening"]
@@ -34,7 +35,7 @@ SMALLEST_PROBABILITY = 1e-3  # a log-probability below is a matter of training l
 EIGENVALUE_FLOOR = 1e-6  # of the largest: about the rounding of a float32 Gram matrix
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class ProbeProxy:
     """The logits of a model as a linear function of lifted features.

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.checks import as_features, as_labels, as_probabilities, as_size, is_concrete
+from jaxspec.pytrees import register
 from jaxspec.shapes import bucket, pad_to
 
 __all__ = [
@@ -38,11 +39,10 @@ CLASSES = 8  # smallest padded number of classes
 MEMORY = 8  # pairs that L-BFGS keeps
 CHUNK = 64  # problems in one call; side by side, more wait for the slowest of them
 
-_pytree = jax.tree_util.register_dataclass
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-@_pytree
+@register
 @dataclasses.dataclass(frozen=True)
 class ProxyDiagnostics:
     """How a proxy was found.
@@ -59,7 +59,7 @@ class ProxyDiagnostics:
     iterations: Array
 
 
-@_pytree
+@register
 @dataclasses.dataclass(frozen=True)
 class Proxy:
     """The model softmax(z @ weights + bias).

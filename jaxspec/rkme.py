@@ -28,6 +28,7 @@ import numpy as np
 from jaxspec.checks import as_features, as_size, is_concrete
 from jaxspec.kernels import Kernel, ReducedSet, distances, inner_product, squared_mmd
 from jaxspec.kmeans import kmeans_plus_plus, lloyd, systematic_sample
+from jaxspec.pytrees import register
 from jaxspec.shapes import bucket, pad_to
 
 __all__ = ["Diagnostics", "best_weights", "reduce_set", "reduce_sets", "suggest_size"]
@@ -44,7 +45,7 @@ DAMPING = 0.03
 CHUNK_SETS = 16
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Diagnostics:
     """How a reduced set was found; every field is a scalar, or (b,) for a batch.

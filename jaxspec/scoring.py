@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from jaxspec.kernels import distances
 from jaxspec.market import MarketArrays
 from jaxspec.probe import lift
+from jaxspec.pytrees import register
 
 __all__ = ["METHODS", "NEED_LABELS", "Scores", "UserArrays", "assign", "score_market"]
 
@@ -56,7 +57,7 @@ PEER_SMOOTHING = 1e-4  # added to every cell of the joint distribution
 TRANSFER_RIDGE = 0.3
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class UserArrays:
     """A batch of Q users, padded to common sizes.
@@ -84,7 +85,7 @@ class UserArrays:
     by_name: Array
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """What `score_market` returns; leading axes are (Q, slots).
@@ -102,7 +103,7 @@ class Scores:
     class_map: Array
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class _Peers:
     """For each user the learnware that is nearest in distribution.

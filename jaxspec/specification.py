@@ -23,6 +23,7 @@ from jaxspec.checks import as_features, as_labels, as_probabilities, as_size
 from jaxspec.kernels import Kernel, ReducedSet, kernel_label
 from jaxspec.probe import ProbeProxy, fit_probe_proxy
 from jaxspec.proxy import Proxy, fit_proxies, fit_proxy
+from jaxspec.pytrees import register
 from jaxspec.rkme import reduce_set, reduce_sets
 
 __all__ = [
@@ -41,7 +42,7 @@ FORMAT_VERSION = 1
 _STATIC = {"static": True}
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Specification:
     """What the market knows of one learnware.
@@ -80,7 +81,7 @@ class Specification:
         return load_specification(path, cls)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class UserSpecification:
     """What a user with a few labelled examples asks the market with.

@@ -211,6 +211,7 @@ def test_kernels_of_one_bandwidth_are_different_structures():
     for i, one in enumerate(structures):
         for j, other in enumerate(structures):
             assert (one == other) == (i == j)
+    assert jax.tree.structure(js.ReducedSet(1, 2)) != jax.tree.structure(js.Proxy(1, 2))
     doubled = jax.tree.map(lambda leaf: 2 * leaf, js.Laplacian(bandwidth=3.0))
     assert isinstance(doubled, js.Laplacian)
     assert doubled.bandwidth == 6.0
