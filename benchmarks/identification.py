@@ -10,7 +10,7 @@ space (for heterogeneous users: without its context). A learnware's score does n
 other learnwares, so leaving one out of the ranking is leaving it out of the market.
 
 Each market's truth is kept in the cache: the run can be stopped and started again. Markets with
-seeds 0 to 9 served to choose the scores; reported ones start at `--first 1000`. Families:
+seeds 0 to 19 served to choose the scores; reported ones start at `--first 1000`. Families:
 
     fashion   Fashion-MNIST in 11 visual contexts (`benchmarks.fashion`)
     emoji     emoji in 11 drawing styles, split by emoji (`benchmarks.emoji`)

@@ -18,7 +18,7 @@ What cannot be gamed is left out by construction: embeddings enter by their angl
 units of their own size, so scaling weights gains nothing; with names in common only the shared
 classes are looked at, so adding classes gains nothing; a likelihood has a floor and picks its own
 temperature, so overconfidence gains nothing. The constants were chosen on ten drawn markets that
-no reported figure uses: `benchmarks/identification.py`.
+no reported figure uses (seeds 0 to 9; looked at again on 10 to 19): `benchmarks/identification.py`.
 """
 
 from __future__ import annotations
