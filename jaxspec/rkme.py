@@ -343,6 +343,14 @@ def _centre(rows: Array, weights: Array) -> tuple[Array, Array, Array]:
     return jnp.where(weights[:, None] > 0, rows - origin, 0.0), weights, origin
 
 
+def _or_nan(value: Array, origin: Array) -> Array:
+    """Return the value, or NaN if a row was not finite: its mean, the origin, tells.
+
+    A step towards NaN is no success to the optimiser, which would end at weights of zero.
+    """
+    return jnp.where(jnp.isfinite(origin).all(), value, jnp.nan)
+
+
 def _reduce(
     key: Array,
     rows: Array,
@@ -365,8 +373,10 @@ def _reduce(
         squared = squared_mmd(kernel, given, found)
         # |mu|^2 = |mu - phi|^2 + 2 <mu, phi> - |phi|^2, all but the first known here.
         relative = squared / (squared - best.value)
-    diagnostics = Diagnostics(squared, relative, gradient, state.iterations)
-    return ReducedSet(best.points + origin, best.weights, diagnostics)
+    diagnostics = Diagnostics(squared, relative, _or_nan(gradient, origin), state.iterations)
+    return ReducedSet(
+        _or_nan(best.points + origin, origin), _or_nan(best.weights, origin), diagnostics
+    )
 
 
 _STATIC = ("nonnegative", "exact_error", "block_size")
@@ -562,7 +572,8 @@ def _best_weights(
     rows, weights, origin = _centre(rows, weights)
     data = _in_blocks(rows, weights, block_size)
     active = jnp.ones(points.shape[0], bool)
-    return _evaluate(kernel, points - origin, data, active, nonnegative).weights
+    weights = _evaluate(kernel, points - origin, data, active, nonnegative).weights
+    return _or_nan(weights, origin)
 
 
 def suggest_size(

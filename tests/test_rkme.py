@@ -387,3 +387,18 @@ def test_seeds_are_distinct_rows_and_lloyd_lowers_the_quantisation_error():
     nearest = ((Z[:, None] - fixed[None]) ** 2).sum(-1).argmin(1)
     want = np.stack([Z[nearest == j].mean(0) for j in range(10)])
     np.testing.assert_allclose(fixed, want, atol=1e-4)
+
+
+def test_nan_under_jit_stays_nan():
+    """Eager calls refuse NaN; under jit its values are unknown and must not turn into numbers."""
+    rows = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    rows[3, 1] = np.nan
+    kernel = Gaussian(bandwidth=2.0)
+    found = jax.jit(lambda key, z: reduce_set(key, z, size=5, kernel=kernel))(
+        jax.random.key(0), rows
+    )
+    assert np.isnan(found.points).all()
+    assert np.isnan(found.weights).all()
+    assert np.isnan(found.diagnostics.gradient_norm)
+    weights = jax.jit(lambda z: best_weights(kernel, z[10:15], z))(rows)
+    assert np.isnan(weights).all()
