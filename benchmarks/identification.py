@@ -6,8 +6,8 @@ draws random markets (11 contexts x 2 overlapping label spaces = 22 trained mode
 accuracy of every model for every user on fresh test pictures, and ranks them by every method in
 the paper's settings: homogeneous users who use a model as it is or fine-tune it, heterogeneous
 users who fine-tune. `seen`: all 22 learnwares; `unseen`: without the user's own context and label
-space (for heterogeneous users: without its context). A learnware's score does not depend on the
-other learnwares, so leaving one out of the ranking is leaving it out of the market.
+space (for heterogeneous users: without its context). A score may depend on who else is in the
+market, so every user of `unseen` asks a market from which those learnwares were removed.
 
 Each market's truth is kept in the cache: the run can be stopped and started again. Markets with
 seeds 0 to 19 served to choose the scores; reported ones start at `--first 1000`. Families:
@@ -201,16 +201,17 @@ def score_market(data: StudyData, seed: int, truth: Any, kernel: Any) -> dict[st
         outputs = truth["examples"][first : first + len(tasks)]
         users = demo_users(tasks, z, kernel)
         reuse = "direct" if setting.endswith("direct") else "fine-tune"
-        scores = own_scores(full_market, bare_market, users, reuse)
-        proxies = np.stack([[proxy_outputs(spec, user) for spec in specs] for user in users])
+        proxies = proxy_outputs(specs, users)
+        fixed: dict[str, np.ndarray] = {}
         for source, values in (("proxy", proxies), ("real model", outputs)):
-            scores |= rival_scores(values, tasks, source)
-        scores["brute force"] = brute_force(outputs, tasks, developers)
+            fixed |= rival_scores(values, tasks, source)
+        fixed["brute force"] = brute_force(outputs, tasks, developers)
         truth_values = right.mean(axis=-1)
         results[setting] = {}
         for regime in REGIMES:
             keep = kept_learnwares(tasks, developers, regime, hetero)
             rows = [np.flatnonzero(row) for row in keep]
+            scores = own_scores(full_market, bare_market, users, reuse, keep) | fixed
             wanted = np.stack([v[r] for v, r in zip(truth_values, rows, strict=True)])
             table = {
                 name: evaluation.summarize(
@@ -222,10 +223,9 @@ def score_market(data: StudyData, seed: int, truth: Any, kernel: Any) -> dict[st
             rng = np.random.default_rng(seed)
             table["ceiling"] = evaluation.split_half_ceiling(halves, rng=rng, repeats=30)
             results[setting][regime] = {name: one.as_dict() for name, one in table.items()}
-        results[setting]["points"] = {
-            "score": scores["jaxspec"].tolist(),
-            "performance": truth_values.tolist(),
-        }
+            if regime == "seen":
+                shown = scores["jaxspec"].tolist()
+        results[setting]["points"] = {"score": shown, "performance": truth_values.tolist()}
     return results
 
 
@@ -235,27 +235,56 @@ def demo_users(tasks: Any, z: np.ndarray, kernel: Any) -> list[js.UserSpecificat
     return [dataclasses.replace(user, feature_space="study") for user in made]
 
 
-def own_scores(full: Any, bare: Any, users: Any, reuse: str) -> dict[str, np.ndarray]:
-    """Return the scores of jaxspec's methods, with and without probe proxies."""
-    scores = {"random": np.zeros((len(users), len(full)))}
-    scores["rkme"] = js.match(full, users, method="rkme").scores
-    classwise = js.match(full, users, method="classwise")
-    classes = np.array([len(user.class_names) for user in users])[:, None]
-    scores["class vectors alone"] = classwise.class_similarity.sum(axis=-1) / classes
-    scores["classwise"] = classwise.scores
-    scores["jaxspec without probe"] = js.match(bare, users, reuse=reuse).scores
-    scores["jaxspec"] = js.match(full, users, reuse=reuse).scores
+def own_scores(
+    full: Any, bare: Any, users: Any, reuse: str, keep: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the scores (users, models) of jaxspec's methods, with and without probe proxies.
+
+    Args:
+        full: the market with probe proxies.
+        bare: the same without.
+        users: specifications.
+        reuse: see `jaxspec.match`.
+        keep: (users, models) bool, which learnwares are in the market for which user; the others
+            get minus infinity.
+    """
+    names = ("rkme", "class vectors alone", "classwise", "jaxspec without probe", "jaxspec")
+    scores = {"random": np.zeros(keep.shape)}
+    scores |= {name: np.full(keep.shape, -np.inf) for name in names}
+    patterns, group = np.unique(keep, axis=0, return_inverse=True)
+    for i, pattern in enumerate(patterns):
+        asking = np.flatnonzero(group.ravel() == i)
+        some, less = [users[u] for u in asking], [full, bare]
+        for name in np.array(full.ids)[~pattern]:
+            less = [market.remove(str(name)) for market in less]
+        classwise = js.match(less[0], some, method="classwise")
+        classes = np.array([len(user.class_names) for user in some])[:, None]
+        found = (
+            js.match(less[0], some, method="rkme").scores,
+            classwise.class_similarity.sum(axis=-1) / classes,
+            classwise.scores,
+            js.match(less[1], some, reuse=reuse).scores,
+            js.match(less[0], some, reuse=reuse).scores,
+        )
+        for name, values in zip(names, found, strict=True):
+            scores[name][np.ix_(asking, pattern)] = values
     return scores
 
 
-def proxy_outputs(spec: js.Specification, user: js.UserSpecification) -> np.ndarray:
-    """Return the probe proxy's class probabilities on the user's examples, (n, C)."""
+def proxy_outputs(specs: Any, users: Any) -> np.ndarray:
+    """Return the probe proxies' class probabilities on the users' examples, (users, models, n, C).
+
+    All proxies share one probe set, hence landmarks, and all models have equally many classes.
+    """
     from jaxspec.probe import lift, whitening
 
-    assert spec.probe is not None
-    white = whitening(spec.kernel, spec.probe.landmarks)
-    lifted = np.asarray(lift(spec.kernel, spec.probe.landmarks, white, user.reduced_set.points))
-    return softmax(lifted @ spec.probe.weights + spec.probe.bias)
+    kernel, landmarks = specs[0].kernel, specs[0].probe.landmarks
+    points = np.stack([np.asarray(user.reduced_set.points) for user in users])
+    flat = points.reshape(-1, points.shape[-1])
+    lifted = np.asarray(lift(kernel, landmarks, whitening(kernel, landmarks), flat))
+    weights = np.stack([spec.probe.weights for spec in specs])
+    logits = lifted @ weights + np.stack([spec.probe.bias for spec in specs])[:, None]
+    return softmax(logits.reshape(len(specs), *points.shape[:2], -1).swapaxes(0, 1))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -5,151 +5,31 @@ arrays behind the versions are shared, as in an append-only log: a version sees 
 slots without those it removed, and adding writes one slot beyond what any version sees, in place.
 So growing by one copies nothing and, until the capacity is used up, compiles nothing.
 
-Only `jaxspec.matching` reads `MarketArrays`; ids, names and sizes are host data.
+Only `jaxspec.matching` and its like read `arrays`; ids, names and sizes are host data.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxspec.kernels import Kernel, ReducedSet, gram
-from jaxspec.probe import ProbeProxy, whitening
+from jaxspec import market_storage
+from jaxspec.calibration import Calibration
+from jaxspec.kernels import Kernel, ReducedSet
+from jaxspec.market_arrays import ROW_FIELDS, STORAGES, MarketArrays, decode_points
+from jaxspec.market_storage import Layout, Storage, check_specification
+from jaxspec.probe import ProbeProxy
 from jaxspec.proxy import Proxy
-from jaxspec.pytrees import register
-from jaxspec.shapes import bucket, pad_to
+from jaxspec.shapes import bucket
 from jaxspec.specification import Specification, check_comparable
 
-__all__ = ["Market", "MarketArrays"]
-
-Array = Any
-SELF_TERM_CHUNK = 256  # learnwares whose m x m Gram matrices are in memory at once
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class MarketArrays:
-    """The numbers of a market, one row a slot; unused slots and paddings are zero.
-
-    Attributes:
-        points: (slots, m, d) reduced-set points, relative to `origin`.
-        weights: (slots, m) signed weights.
-        self_terms: (slots,) squared norms of the embeddings.
-        class_vectors: (slots, classes, d) proxy weights, one row a class, centred over classes.
-        class_bias: (slots, classes).
-        class_ids: (slots, classes) int32 numbers of class names, -1 where there is no class.
-        probe_weights: (slots, classes, D) of the probe proxies, D = 0 in a market without.
-        probe_bias: (slots, classes).
-        has_probe: (slots,) one where there is a probe proxy, else zero.
-        landmarks: (D, d) of the probe proxies, relative to `origin`.
-        white: (D, D), `probe.whitening` of the landmarks.
-        origin: (d,) subtracted from points, zero unless the features lie far from zero.
-        kernel: the market's kernel.
-    """
-
-    points: Array
-    weights: Array
-    self_terms: Array
-    class_vectors: Array
-    class_bias: Array
-    class_ids: Array
-    probe_weights: Array
-    probe_bias: Array
-    has_probe: Array
-    landmarks: Array
-    white: Array
-    origin: Array
-    kernel: Kernel
-
-
-ROW_FIELDS = (
-    "points",
-    "weights",
-    "self_terms",
-    "class_vectors",
-    "class_bias",
-    "class_ids",
-    "probe_weights",
-    "probe_bias",
-    "has_probe",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Facts:
-    """What a slot holds beside numbers."""
-
-    class_names: tuple[str, ...]
-    size: int
-    num_examples: int
-    format_version: int
-    fidelity: float | None = None
-
-
-class _Storage:
-    """Arrays and names that the versions of one market share; only ever appended to."""
-
-    arrays: MarketArrays
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-        self.facts: list[_Facts] = []
-        self.index: dict[str, tuple[int, ...]] = {}  # id -> slots it was ever given
-        self.label_spaces: dict[tuple[str, ...], list[int]] = {}  # class names -> slots
-        self.names: dict[str, int] = {}  # class name -> number
-        self.probe: str | None = None  # fingerprint of the probe set
-        self.lock = threading.Lock()
-
-    def enter(self, learnware: str, spec: Specification) -> None:
-        """Note what the next slot holds."""
-        slot = len(self.ids)
-        self.ids.append(learnware)
-        self.index[learnware] = (*self.index.get(learnware, ()), slot)
-        self.label_spaces.setdefault(spec.class_names, []).append(slot)
-        size = int(spec.reduced_set.points.shape[0])
-        fidelity = None if spec.probe is None else float(spec.probe.fidelity)
-        self.facts.append(
-            _Facts(spec.class_names, size, spec.num_examples, spec.format_version, fidelity)
-        )
-
-    def number(self, names: tuple[str, ...], classes: int) -> np.ndarray:
-        """Return numbers of class names, giving new names the next ones; -1 in the padding."""
-        numbers = [self.names.setdefault(name, len(self.names)) for name in names]
-        return pad_to(np.array(numbers, np.int32), (classes,), value=-1)
-
-
-def _capacity(count: int) -> int:
-    """Return slots for `count` learnwares and at least a quarter as many more, in eighths."""
-    wanted = count + max(count // 4, 8)
-    step = max(8, bucket(wanted, minimum=8) // 8)
-    return -(-wanted // step) * step
-
-
-@partial(jax.jit, donate_argnums=0)
-def _write(rows: dict[str, Array], slot: Array, new: dict[str, Array]) -> dict[str, Array]:
-    """Write one slot in place."""
-    return {
-        name: jax.lax.dynamic_update_slice_in_dim(rows[name], new[name][None], slot, axis=0)
-        for name in rows
-    }
-
-
-@jax.jit
-def _self_terms(kernel: Kernel, points: Array, weights: Array) -> Array:
-    """Return squared norms of a chunk of embeddings, (b, m, d) and (b, m) -> (b,)."""
-
-    def one(u: Array, w: Array) -> Array:
-        return jnp.matmul(w, jnp.matmul(gram(kernel, u, u), w, precision="highest"))
-
-    return jax.vmap(one)(points, weights)
+__all__ = ["ROW_FIELDS", "Market", "MarketArrays"]
 
 
 class Market:
@@ -160,7 +40,7 @@ class Market:
 
     def __init__(
         self,
-        storage: _Storage,
+        storage: Storage,
         length: int,
         removed: frozenset[int],
         kernel: Kernel,
@@ -172,10 +52,18 @@ class Market:
         self._removed = removed
         self.kernel = kernel
         self.feature_space = feature_space
+        self._calibration: Calibration | None = None
 
     @classmethod
-    def from_specifications(cls, specifications: Mapping[str, Specification]) -> Market:
+    def from_specifications(
+        cls, specifications: Mapping[str, Specification], *, storage: str = "float32"
+    ) -> Market:
         """Make a market of one or more learnwares, {id: specification}.
+
+        Args:
+            specifications: of one feature space and kernel.
+            storage: "float32"; or "bfloat16" or "int8", which hold points in half and a quarter
+                of the memory (all sums are in float32 still).
 
         Raises:
             ValueError: no specification, or one of another feature space or kernel, or with
@@ -188,25 +76,137 @@ class Market:
             )
         if not specifications:
             raise ValueError("specifications: expected at least one, got an empty mapping")
+        _check_storage(storage)
         first_id, first = next(iter(specifications.items()))
         probe = None
         for learnware, spec in specifications.items():
-            _check(learnware, spec)
+            check_specification(learnware, spec)
             check_comparable(f"specification {learnware!r}", spec, f"{first_id!r}", first)
-            _check_dimension(learnware, spec, first.reduced_set.points.shape[1])
+            _check_dimension(learnware, spec, np.shape(first.reduced_set.points)[1])
             if spec.probe is not None:
-                _check_probe(learnware, spec, probe)
-                probe = spec.probe.fingerprint
-        storage = _build(dict(specifications))
-        return cls(storage, len(specifications), frozenset(), first.kernel, first.feature_space)
+                _check_probe(learnware, spec, _fingerprint(probe))
+                probe = spec.probe
+        specs = list(specifications.values())
+        size = max(int(np.shape(spec.reduced_set.points)[0]) for spec in specs)
+        classes = max(len(spec.class_names) for spec in specs)
+        points = [spec.reduced_set.points for spec in specs]
+        built = market_storage.build(
+            market_storage.blocks_of(dict(specifications)),
+            len(specs),
+            _layout(size, classes, points, first.kernel, probe),
+            first.kernel,
+            fingerprint=_fingerprint(probe),
+            precision=storage,
+        )
+        return cls(built, len(specs), frozenset(), first.kernel, first.feature_space)
+
+    @classmethod
+    def from_stacked(
+        cls,
+        batches: Iterable[tuple[Sequence[str], Specification]],
+        *,
+        count: int | None = None,
+        storage: str = "float32",
+        spare: float = 0.25,
+        mesh: Mesh | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Market:
+        """Make a market of stacked specifications, as batched fitting returns them.
+
+        Args:
+            batches: (ids, specification) where every array of the specification has a leading
+                axis of one entry an id (shared landmarks of a probe have none). The first batch
+                fixes how many points and classes a learnware has room for.
+            count: learnwares in all; needed if `batches` has no length.
+            storage: see `from_specifications`.
+            spare: share of slots to keep free for `add`.
+            mesh: devices to spread the market over, see `shard`.
+            progress: called with (learnwares done, learnwares).
+
+        Raises:
+            ValueError: as `from_specifications`, or a repeated id, or a count that is not met.
+        """
+        _check_storage(storage)
+        if count is None:
+            batches = list(batches)
+            count = sum(len(ids) for ids, _ in batches)
+        iterator = iter(batches)
+        start = next(iterator, None)
+        if start is None or not count:
+            raise ValueError("batches: expected at least one learnware, got none")
+        first = start[1]
+        check_specification(start[0][0] if start[0] else "", first, (len(start[0]),))
+        seen: set[str] = set()
+
+        def checked() -> Iterator[tuple[Sequence[str], Specification]]:
+            for ids, spec in itertools.chain([start], iterator):
+                name = f"{ids[0]} ..." if ids else ""
+                check_specification(name, spec, (len(ids),))
+                check_comparable(f"specification {name!r}", spec, "the first batch", first)
+                _check_dimension(name, spec, np.shape(first.reduced_set.points)[-1])
+                _check_probe(name, spec, _fingerprint(first.probe))
+                _check_room(name, spec, layout)
+                fresh = set(ids)
+                if (
+                    len(fresh) != len(ids)
+                    or fresh & seen
+                    or not all(isinstance(one, str) and one for one in ids)
+                ):
+                    raise ValueError(f"ids: expected different non-empty strings, in {name!r}")
+                seen.update(fresh)
+                if len(seen) > count:
+                    raise ValueError(f"count: expected {count} learnwares, got more")
+                yield ids, spec
+
+        layout = _layout(
+            int(np.shape(first.reduced_set.points)[-2]),
+            len(first.class_names),
+            [first.reduced_set.points],
+            first.kernel,
+            first.probe,
+        )
+        built = market_storage.build(
+            checked(),
+            count,
+            layout,
+            first.kernel,
+            fingerprint=_fingerprint(first.probe),
+            precision=storage,
+            mesh=mesh,
+            spare=spare,
+            progress=progress,
+        )
+        if len(seen) != count:
+            raise ValueError(f"count: expected {count} learnwares, got {len(seen)}")
+        return cls(built, count, frozenset(), first.kernel, first.feature_space)
 
     # What is in it
 
     @property
     def slots(self) -> np.ndarray:
-        """The row in `arrays` of every learnware, (len,) int64, in the order of `ids`."""
+        """The slot of every learnware, (len,) int64, in the order of `ids`."""
         slots = np.arange(self._length)
         return np.delete(slots, sorted(self._removed)) if self._removed else slots
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row in `arrays` of every learnware, (len,) int64: its slot, unless spread."""
+        return self._storage.rows(self.slots)
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the rows are spread over, None for a market on one device."""
+        return self._storage.mesh
+
+    @property
+    def storage(self) -> str:
+        """The precision that points are stored in."""
+        return self._storage.precision
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, spare slots included."""
+        return sum(int(leaf.nbytes) for leaf in jax.tree.leaves(self.arrays))
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -218,7 +218,7 @@ class Market:
 
     @property
     def arrays(self) -> MarketArrays:
-        """The stacked arrays; only the rows named by `slots` belong to this market.
+        """The stacked arrays; only those named by `rows` belong to this market.
 
         Read them anew for every use: the next `add` to the market writes its row in place.
         """
@@ -233,6 +233,14 @@ class Market:
     def probe(self) -> str | None:
         """Fingerprint of the market's probe set, None if no learnware has a probe proxy."""
         return self._storage.probe
+
+    @property
+    def calibration(self) -> Calibration:
+        """What the market says of itself; found at the first use and kept."""
+        if self._calibration is None:
+            with self._storage.lock:
+                self._calibration = market_storage.sample_calibration(self._storage, self.slots)
+        return self._calibration
 
     @property
     def dimension(self) -> int:
@@ -257,20 +265,23 @@ class Market:
 
     def __getitem__(self, learnware: str) -> Specification:
         slot = self._slot(learnware)
-        facts, arrays = self._storage.facts[slot], self.arrays
+        facts = self._storage.facts[slot]
+        with self._storage.lock:  # the next `add` may give these arrays' memory away
+            found = market_storage.take(self._storage, np.array([slot]))
+            origin = np.asarray(self.arrays.origin)
+            landmarks = np.asarray(self.arrays.landmarks) + origin
+        row = {name: value[0] for name, value in found.items()}
         classes = len(facts.class_names)
-        points = np.asarray(arrays.points[slot])[: facts.size] + np.asarray(arrays.origin)
-        weights = np.asarray(arrays.weights[slot])[: facts.size]
-        proxy = Proxy(
-            np.asarray(arrays.class_vectors[slot])[:classes].T,
-            np.asarray(arrays.class_bias[slot])[:classes],
-        )
+        points = decode_points(found["points"], found["scales"])[0, : facts.size] + origin
+        weights = row["weights"][: facts.size]
+        vectors = row["class_vectors"][:classes].astype(np.float32)
+        proxy = Proxy(vectors.T, row["class_bias"][:classes])
         probe = None
-        if float(arrays.has_probe[slot]):
+        if row["has_probe"]:
             probe = ProbeProxy(
-                np.asarray(arrays.landmarks) + np.asarray(arrays.origin),
-                np.asarray(arrays.probe_weights[slot])[:classes].T,
-                np.asarray(arrays.probe_bias[slot])[:classes],
+                landmarks,
+                row["probe_weights"][:classes].astype(np.float32).T,
+                row["probe_bias"][:classes],
                 facts.fidelity,
                 str(self.probe),
             )
@@ -326,28 +337,47 @@ class Market:
             ValueError: the id is taken, or the specification is from another feature space or
                 kernel, or holds numbers that are not finite.
         """
-        _check(learnware, specification)
+        check_specification(learnware, specification)
         check_comparable(f"specification {learnware!r}", specification, "the market", self)
         _check_dimension(learnware, specification, self.dimension)
         _check_probe(learnware, specification, self.probe)
         if learnware in self:
             raise ValueError(f"id: {learnware!r} is in the market already; remove it first")
-        storage = self._storage
+        storage, layout = self._storage, market_storage.layout_of(self.arrays)
+        size = int(np.shape(specification.reduced_set.points)[0])
+        classes, probe = len(specification.class_names), specification.probe
         with storage.lock:
-            arrays = storage.arrays
             fits = (
-                len(storage.ids) == self._length < arrays.points.shape[0]
-                and specification.reduced_set.points.shape[0] <= arrays.points.shape[1]
-                and len(specification.class_names) <= arrays.class_ids.shape[1]
-                and (specification.probe is None or storage.probe is not None)
+                len(storage.ids) == self._length < storage.total
+                and size <= layout.size
+                and classes <= layout.classes
+                and (probe is None or storage.probe is not None)
             )
             if fits:
-                _append(storage, learnware, specification)
+                market_storage.append(storage, learnware, specification)
         if fits:
-            return Market(storage, self._length + 1, self._removed, self.kernel, self.feature_space)
+            return self._version(storage, self._length + 1, self._removed)
         # Full, too small, or another version has already grown from this one: copy once.
-        storage = _build({**dict(self.items()), learnware: specification})
-        return Market(storage, len(self) + 1, frozenset(), self.kernel, self.feature_space)
+        landmarks, fingerprint = layout.landmarks, None
+        if probe is not None and storage.probe is None:
+            landmarks = np.asarray(probe.landmarks, np.float32) - layout.origin
+            fingerprint = probe.fingerprint
+        larger = Layout(
+            max(layout.size, size + size % 2),
+            max(layout.classes, bucket(classes)),
+            layout.origin,
+            landmarks,
+        )
+        copied = self._copy(layout=larger, fingerprint=fingerprint, mesh=self.mesh)
+        market_storage.append(copied, learnware, specification)
+        return self._version(copied, len(self) + 1, frozenset())
+
+    def _version(self, storage: Storage, length: int, removed: frozenset[int]) -> Market:
+        return Market(storage, length, removed, self.kernel, self.feature_space)
+
+    def _copy(self, **options: Any) -> Storage:
+        with self._storage.lock:
+            return market_storage.copy(self._storage, self.slots, **options)
 
     def remove(self, learnware: str) -> Market:
         """Return a market without the id `learnware`; its slot is reused at the next copy.
@@ -356,7 +386,28 @@ class Market:
             KeyError: there is no such id.
         """
         removed = self._removed | {self._slot(learnware)}
-        return Market(self._storage, self._length, removed, self.kernel, self.feature_space)
+        return self._version(self._storage, self._length, removed)
+
+    # Where and how it is held
+
+    def shard(self, mesh: Mesh) -> Market:
+        """Return the same market with its learnwares spread over all devices of a mesh.
+
+        Every device scores its own learnwares; answers are those of one device. Under
+        `jax.distributed` every process calls this with the same market and mesh.
+        """
+        if not isinstance(mesh, Mesh):
+            raise TypeError(f"mesh: expected a jax.sharding.Mesh, got {type(mesh).__name__}")
+        calibration = jax.tree.map(np.asarray, self.calibration)  # while all rows can be read
+        spread = self._version(self._copy(mesh=mesh), len(self), frozenset())
+        spread._calibration = calibration
+        return spread
+
+    def stored_as(self, storage: str) -> Market:
+        """Return the same market with points in another precision; see `from_specifications`."""
+        _check_storage(storage)
+        copied = self._copy(precision=storage, mesh=self.mesh)
+        return self._version(copied, len(self), frozenset())
 
     # On disk
 
@@ -374,40 +425,36 @@ class Market:
         return load_market(path)
 
 
-def _check(learnware: Any, spec: Any) -> None:
-    if not isinstance(learnware, str) or not learnware:
-        raise ValueError(f"id: expected a non-empty string, got {learnware!r}")
-    if not isinstance(spec, Specification):
-        raise TypeError(
-            f"specification {learnware!r}: expected a Specification, got {type(spec).__name__}"
+def _layout(
+    size: int, classes: int, points: Sequence[Any], kernel: Kernel, probe: ProbeProxy | None
+) -> Layout:
+    origin = market_storage.find_origin(points, float(kernel.bandwidth))
+    landmarks = np.zeros((0, len(origin)), np.float32)
+    if probe is not None:
+        landmarks = np.asarray(probe.landmarks, np.float32) - origin
+    return Layout(size + size % 2, bucket(classes), origin, landmarks)
+
+
+def _fingerprint(probe: ProbeProxy | None) -> str | None:
+    return None if probe is None else probe.fingerprint
+
+
+def _check_storage(storage: str) -> None:
+    if storage not in STORAGES:
+        raise ValueError(f"storage: expected one of {tuple(STORAGES)}, got {storage!r}")
+
+
+def _check_room(learnware: str, spec: Specification, layout: Layout) -> None:
+    size, classes = int(np.shape(spec.reduced_set.points)[-2]), len(spec.class_names)
+    if size > layout.size or classes > layout.classes:
+        raise ValueError(
+            f"specification {learnware!r}: expected at most {layout.size} points and "
+            f"{layout.classes} classes, as the first batch has room for, got {size} and {classes}"
         )
-    m, classes = spec.reduced_set.points.shape[0], len(spec.class_names)
-    d = spec.reduced_set.points.shape[1]
-    expected = [
-        ("reduced_set.weights", spec.reduced_set.weights, (m,)),
-        ("proxy.weights", spec.proxy.weights, (d, classes)),
-        ("proxy.bias", spec.proxy.bias, (classes,)),
-        ("reduced_set.points", spec.reduced_set.points, (m, d)),
-    ]
-    if spec.probe is not None:
-        landmarks = np.shape(spec.probe.landmarks)[0]
-        expected += [
-            ("probe.landmarks", spec.probe.landmarks, (landmarks, d)),
-            ("probe.weights", spec.probe.weights, (landmarks, classes)),
-            ("probe.bias", spec.probe.bias, (classes,)),
-        ]
-    for name, array, shape in expected:
-        value = np.asarray(array)
-        if value.shape != shape:
-            raise ValueError(
-                f"specification {learnware!r}: expected {name} of shape {shape}, got {value.shape}"
-            )
-        if not np.isfinite(value).all():
-            raise ValueError(f"specification {learnware!r}: {name} holds NaN or infinity")
 
 
 def _check_dimension(learnware: str, spec: Specification, dimension: int) -> None:
-    columns = spec.reduced_set.points.shape[1]
+    columns = np.shape(spec.reduced_set.points)[-1]
     if columns != dimension:
         raise ValueError(
             f"specification {learnware!r}: expected features of {dimension} columns as in the "
@@ -421,123 +468,3 @@ def _check_probe(learnware: str, spec: Specification, fingerprint: str | None) -
             f"specification {learnware!r}: its probe proxy was learnt on probe set "
             f"{spec.probe.fingerprint}, but the market's probe set is {fingerprint}"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """What every slot of a storage shares: padded sizes, the origin, and the probe's landmarks."""
-
-    size: int
-    classes: int
-    origin: np.ndarray
-    landmarks: np.ndarray
-
-    def row(self, spec: Specification) -> dict[str, np.ndarray]:
-        """Return one slot's numbers, padded, without `self_terms` and `class_ids`."""
-        points = np.asarray(spec.reduced_set.points, np.float32) - self.origin
-        vectors = np.asarray(spec.proxy.weights, np.float32).T
-        bias = np.asarray(spec.proxy.bias, np.float32)
-        row = {
-            "points": pad_to(points, (self.size, points.shape[1])),
-            "weights": pad_to(np.asarray(spec.reduced_set.weights, np.float32), (self.size,)),
-            "class_vectors": pad_to(
-                vectors - vectors.mean(axis=0), (self.classes, vectors.shape[1])
-            ),
-            "class_bias": pad_to(bias - bias.mean(), (self.classes,)),
-            "probe_weights": np.zeros((self.classes, len(self.landmarks)), np.float32),
-            "probe_bias": np.zeros(self.classes, np.float32),
-            "has_probe": np.float32(spec.probe is not None),
-        }
-        if spec.probe is not None:
-            weights = np.asarray(spec.probe.weights, np.float32).T
-            row["probe_weights"] = pad_to(weights, row["probe_weights"].shape)
-            row["probe_bias"] = pad_to(np.asarray(spec.probe.bias, np.float32), (self.classes,))
-        return row
-
-
-def _append(storage: _Storage, learnware: str, spec: Specification) -> None:
-    arrays, slot = storage.arrays, len(storage.ids)
-    layout = _Layout(
-        arrays.points.shape[1],
-        arrays.class_ids.shape[1],
-        np.asarray(arrays.origin),
-        np.asarray(arrays.landmarks),
-    )
-    row = layout.row(spec)
-    row["class_ids"] = storage.number(spec.class_names, layout.classes)
-    _set_slot(storage, slot, row)
-    storage.enter(learnware, spec)
-
-
-def _set_slot(storage: _Storage, slot: int, row: dict[str, np.ndarray]) -> None:
-    arrays = storage.arrays
-    terms = _self_terms(arrays.kernel, row["points"][None], row["weights"][None])
-    row = {**row, "self_terms": np.asarray(terms)[0]}
-    rows = {name: getattr(arrays, name) for name in ROW_FIELDS}
-    storage.arrays = dataclasses.replace(arrays, **_write(rows, np.int32(slot), row))
-
-
-def _build(specifications: dict[str, Specification]) -> _Storage:
-    """Stack specifications; the padded sizes hold the largest of them."""
-    specs = list(specifications.values())
-    slots = _capacity(len(specs))
-    kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), specs[0].kernel)
-    probes = [spec.probe for spec in specs if spec.probe is not None]
-    d = specs[0].reduced_set.points.shape[1]
-    origin = _origin(specs, float(kernel.bandwidth))
-    landmarks = np.zeros((0, d), np.float32)
-    white = np.zeros((0, 0), np.float32)
-    storage = _Storage()
-    if probes:
-        storage.probe = probes[0].fingerprint
-        landmarks = np.asarray(probes[0].landmarks, np.float32) - origin
-        white = np.asarray(whitening(kernel, landmarks))
-    layout = _Layout(
-        -(-max(s.reduced_set.points.shape[0] for s in specs) // 2) * 2,
-        bucket(max(len(s.class_names) for s in specs)),
-        origin,
-        landmarks,
-    )
-    stacked: dict[str, np.ndarray] = {}
-    row: dict[str, np.ndarray] = {}
-    for slot, (learnware, spec) in enumerate(specifications.items()):
-        storage.enter(learnware, spec)
-        row = layout.row(spec)
-        row["class_ids"] = storage.number(spec.class_names, layout.classes)
-        for name, value in row.items():
-            if slot == 0:
-                shape, fill = (slots, *value.shape), -1 if name == "class_ids" else 0
-                stacked[name] = np.full(shape, fill, value.dtype)
-            stacked[name][slot] = value
-    stacked["self_terms"] = np.zeros(slots, np.float32)
-    for start in range(0, slots, SELF_TERM_CHUNK):
-        chunk = slice(start, start + SELF_TERM_CHUNK)
-        padded = min(SELF_TERM_CHUNK, slots)
-        points, weights = stacked["points"][chunk], stacked["weights"][chunk]
-        terms = _self_terms(
-            kernel,
-            pad_to(points, (padded, *points.shape[1:])),
-            pad_to(weights, (padded, weights.shape[1])),
-        )
-        stacked["self_terms"][chunk] = np.asarray(terms)[: len(points)]
-    storage.arrays = MarketArrays(
-        **{name: jnp.array(stacked[name]) for name in ROW_FIELDS},
-        landmarks=jnp.array(landmarks),
-        white=jnp.array(white),
-        origin=jnp.array(origin),
-        kernel=kernel,
-    )
-    # Write the last slot again: the first `add` finds its function compiled.
-    _set_slot(storage, len(specs) - 1, row)
-    return storage
-
-
-def _origin(specs: list[Specification], bandwidth: float) -> np.ndarray:
-    """Return the mean point if features lie over ten bandwidths from zero, else zero.
-
-    With zero, points are kept bit by bit; the rounding of a distance formed from a matrix product
-    grows with (offset / bandwidth)^2, about 1e-5 of the kernel's value at ten bandwidths.
-    """
-    mean = np.mean([np.asarray(s.reduced_set.points).mean(axis=0) for s in specs], axis=0)
-    far = np.linalg.norm(mean) > 10.0 * bandwidth
-    return (mean if far else np.zeros_like(mean)).astype(np.float32)

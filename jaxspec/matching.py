@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from jaxspec.market import Market
-from jaxspec.scoring import METHODS, NEED_LABELS, UserArrays, score_market
+from jaxspec.scoring import METHODS, NEED_LABELS, UserArrays
 from jaxspec.shapes import bucket, pad_to
 from jaxspec.specification import UserSpecification, check_comparable
+from jaxspec.spread import score_spread
 
 __all__ = ["LABEL_SPACES", "METHODS", "REUSES", "Match", "match", "stack_users"]
 
@@ -160,21 +161,37 @@ def _method(user: UserSpecification, by_name: bool, method: str | None, reuse: s
 def _score(market: Market, arrays: UserArrays, methods: list[str]) -> dict[str, np.ndarray]:
     """Run the pass once a method and return arrays (Q, len(market), ...) in the users' order."""
     parts, places = [], []
-    alive = np.zeros(market.arrays.weights.shape[0], bool)
-    alive[market.slots] = True
+    alive, rows = _alive(market), cast(Any, market.rows)
     for method in dict.fromkeys(methods):
         chosen = [i for i, one in enumerate(methods) if one == method]
         padded = chosen + chosen[:1] * (bucket(len(chosen), minimum=1) - len(chosen))
-        users = jax.tree.map(lambda leaf, at=padded: leaf[at] if leaf.ndim else leaf, arrays)
-        result = score_market(market.arrays, users, np.int32(market.length), alive, method=method)
+        users = jax.tree.map(lambda leaf, at=padded: leaf[at], arrays)
+        result = score_spread(
+            market.arrays,
+            users,
+            np.int32(market.length),
+            alive,
+            market.calibration,
+            method=method,
+            mesh=market.mesh,
+        )
         parts.append(jax.tree.map(lambda leaf, at=chosen: np.asarray(leaf)[: len(at)], result))
         places += chosen
     order = np.argsort(places)
-    slots = market.slots
-    return {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])[order][:, slots]
-        for field in dataclasses.fields(parts[0])
-    }
+    if len(rows) and (np.diff(rows) == 1).all():
+        rows = slice(rows[0], rows[-1] + 1)  # a view; picking rows one by one copies everything
+    joined = jax.tree.map(lambda *part: part[0] if len(part) == 1 else np.concatenate(part), *parts)
+    found = {field.name: getattr(joined, field.name) for field in dataclasses.fields(joined)}
+    if (np.diff(order) == 1).all():
+        return {name: value[:, rows] for name, value in found.items()}
+    return {name: value[order][:, rows] for name, value in found.items()}
+
+
+def _alive(market: Market) -> np.ndarray:
+    """Return which rows of the arrays hold a learnware of this market, (rows,) bool."""
+    alive = np.zeros(market.arrays.weights.shape[0], bool)
+    alive[market.rows] = True
+    return alive
 
 
 def stack_users(
@@ -201,8 +218,8 @@ def stack_users(
         finite = all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(user))
         if not finite:
             raise ValueError(f"{name}: its specification holds NaN or infinity")
-    count = max(user.reduced_set.points.shape[0] for user in users)
-    n = bucket(count, minimum=128)
+    counts = [user.reduced_set.points.shape[0] for user in users]
+    n = bucket(max(counts), minimum=128)
     k = bucket(max(len(user.class_names) for user in users))
     d, origin = market.dimension, np.asarray(market.arrays.origin)
 
@@ -229,7 +246,7 @@ def stack_users(
         points=np.stack([points(user) for user in users]),
         weights=np.stack([weights(user) for user in users]),
         labels=np.stack([labels(user) for user in users]),
-        count=np.array(count, np.int32),
+        counts=np.array(counts, np.int32),
         examples=np.array(
             [u.num_examples or u.reduced_set.points.shape[0] for u in users], np.float32
         ),

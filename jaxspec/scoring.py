@@ -1,24 +1,24 @@
 """The pass over a market: pure, jittable, one compilation a shape. `jaxspec.matching` calls it.
 
-Chunks of the flattened market meet all users' points in one matrix product, one kernel evaluation
-and two reductions; class vectors and proxies meet them in further products. No array of size
-market x m x m_T exists. Scores, larger is better:
+`embed` compares embeddings, `find_peers` and `compare_classes` class vectors and proxies, chunk by
+chunk, and `combine` makes scores of the parts; `score` is all of it on one device or, inside
+`shard_map`, on a device's share of the market. Scores, larger is better:
 
     "rkme"        - |Phi_T - Phi_l|^2, the baseline.
     "classwise"   the paper's: mean similarity of the class vectors + CLOSENESS cos(Phi_T, Phi_l).
-    "likelihood"  for direct use: how likely the learnware's proxy makes the user's labels, beside
-                  the two parts of "classwise" and, where the market holds a learnware whose
-                  distribution is the user's (the peer), how much its proxy has in common with the
-                  peer's on the peer's reduced set: many more points of the user's kind than the
-                  user's few examples, at no cost in privacy.
+    "likelihood"  for direct use: the mean probability that the learnware's proxy gives the user's
+                  labels, and PRIOR times the share of the examples that it has classes for times
+                  what else is known of its behaviour there: its mutual information with the
+                  user's peer (the learnware nearest in distribution) at the landmarks near it, and
+                  the user's closeness, weighed by the market's own calibration.
     "transfer"    for fine-tuning: how well a small model on the proxy's outputs would do on the
                   user's examples, whatever the classes are called, and cos(Phi_T, Phi_l).
 
 What cannot be gamed is left out by construction: embeddings enter by their angle and logits in
 units of their own size, so scaling weights gains nothing; with names in common only the shared
-classes are looked at, so adding classes gains nothing; a likelihood has a floor and picks its own
-temperature, so overconfidence gains nothing. The constants were chosen on ten drawn markets that
-no reported figure uses (seeds 0 to 9; looked at again on 10 to 19): `benchmarks/identification.py`.
+classes are looked at, so adding classes gains nothing; probabilities are of logits of one size,
+so overconfidence gains nothing. The constants were chosen on drawn markets that no reported figure
+uses: `benchmarks/identification.py`.
 """
 
 from __future__ import annotations
@@ -30,30 +30,42 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxspec.kernels import distances
-from jaxspec.market import MarketArrays
+from jaxspec.calibration import Calibration, agreement, chances, region, witness
+from jaxspec.embeddings import chunk_rows, embedding_products, pack_columns
+from jaxspec.kernels import Kernel, distances
+from jaxspec.market_arrays import CHANCE_STEPS, MarketArrays, decode_points
 from jaxspec.probe import lift
 from jaxspec.pytrees import register
 
-__all__ = ["METHODS", "NEED_LABELS", "Scores", "UserArrays", "assign", "score_market"]
+__all__ = [
+    "METHODS",
+    "NEED_LABELS",
+    "Embedded",
+    "Parts",
+    "Peers",
+    "Scores",
+    "UserArrays",
+    "assign",
+    "combine",
+    "compare_classes",
+    "embed",
+    "find_peers",
+    "score",
+    "score_market",
+]
 
 Array = Any
 METHODS = ("rkme", "classwise", "likelihood", "transfer")
 NEED_LABELS = ("likelihood", "transfer")
-BLOCK_ENTRIES = 1 << 20  # values of an intermediate block: 4 MiB of float32
-COLUMN_BLOCK = 32  # a user's points are met in blocks of this many; the last one is padded
 MISSING = -1.0  # similarity of a class that a learnware does not have: the worst there is
 
-CLOSENESS = {"classwise": 2.0, "likelihood": 4.0, "transfer": 2.0}  # weight of cos(Phi_T, Phi_l)
-SIMILARITY = 0.5  # weight of the class vectors in "likelihood"
-LIKELIHOOD_FLOOR = 0.1  # share of a uniform guess mixed into every proxy
-TEMPERATURES = (0.5, 1.0, 2.0, 4.0)  # of logits with root mean square one
-# What a probe would have shown, from similarity and closeness by regression on ten markets
-# (correlation 0.99 and 0.97). It stands in for learnwares without a probe proxy.
-IMPUTED_LIKELIHOOD = {"similarity": 1.92, "closeness": 0.99, "constant": -0.83}
-IMPUTED_AGREEMENT = {"similarity": -0.06, "closeness": 1.43, "constant": -0.93}
-PEER_TEMPERATURE = 2.0
-PEER_SMOOTHING = 1e-4  # added to every cell of the joint distribution
+CLOSENESS = {"classwise": 2.0, "transfer": 2.0}  # weight of cos(Phi_T, Phi_l)
+PRIOR = 0.6  # weight of agreement and closeness beside the probability; flat from 0.5 to 0.7
+# What a probe would have shown, by regression on six markets. It stands in for learnwares without
+# a probe proxy; similarity is the mean over the classes that they share with the user, and the
+# first is for the examples of these (correlation 0.88 and 0.63).
+IMPUTED_CHANCE = {"similarity": 0.57, "closeness": 1.14, "constant": -0.61}
+IMPUTED_AGREEMENT = {"similarity": 0.25, "closeness": 1.36, "constant": -1.04}
 TRANSFER_RIDGE = 0.3
 
 
@@ -66,7 +78,7 @@ class UserArrays:
         points: (Q, n, d), relative to the market's origin.
         weights: (Q, n), zero in the padding.
         labels: (Q, n) int32, the points' classes, -1 in the padding or where not shared.
-        count: scalar int32, the largest number of points of a user before padding.
+        counts: (Q,) int32, points that are not padding.
         examples: (Q,) how many examples stand behind the points.
         class_vectors: (Q, k, d) proxy weights, one row a class.
         class_mask: (Q, k) bool.
@@ -77,7 +89,7 @@ class UserArrays:
     points: Array
     weights: Array
     labels: Array
-    count: Array
+    counts: Array
     examples: Array
     class_vectors: Array
     class_mask: Array
@@ -105,112 +117,230 @@ class Scores:
 
 @register
 @dataclasses.dataclass(frozen=True)
-class _Peers:
+class Embedded:
+    """Comparisons of embeddings; axes are (slots, Q).
+
+    Attributes:
+        squared_mmd: (slots, Q).
+        closeness: (slots, Q), the cosine of the angle between the embeddings.
+    """
+
+    squared_mmd: Array
+    closeness: Array
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Peers:
     """For each user the learnware that is nearest in distribution.
 
     Attributes:
-        slot: (Q,) int32.
+        row: (Q,) int32, where it lies; over all devices where the market is spread.
+        squared_mmd: (Q,).
         reliability: (Q,) one where the user's examples cannot be told from its distribution,
             falling to zero.
-        points: (Q, m, d).
-        used: (Q, m) bool, points that are not padding.
-        answers: (Q, m, C) one-hot, the class that the peer's own proxy names.
+        chance: (Q, C, D) class probabilities of the peer's probe proxy at the landmarks.
+        valid: (Q, C) bool, classes that the peer has.
+        region: (Q, D) how much each landmark counts for the peer.
     """
 
-    slot: Array
+    row: Array
+    squared_mmd: Array
     reliability: Array
-    points: Array
-    used: Array
-    answers: Array
+    chance: Array
+    valid: Array
+    region: Array
 
 
-@partial(jax.jit, static_argnames="method")
-def score_market(
-    market: MarketArrays, users: UserArrays, length: Array, alive: Array, *, method: str
+@register
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Comparisons of classes and proxies; leading axes are (slots, Q).
+
+    Attributes:
+        similarity: (slots, Q, k), cosines of class vectors, zero in the padding.
+        class_map: (slots, Q, k) int32.
+        share: (slots, Q), of the user's weights, examples whose class the learnware has.
+        behaviour: (slots, Q), the method's own part on the users' examples.
+        agreement: (slots, Q), with the users' peers.
+    """
+
+    similarity: Array
+    class_map: Array
+    share: Array
+    behaviour: Array
+    agreement: Array
+
+
+def score(
+    market: MarketArrays,
+    users: UserArrays,
+    length: Array,
+    alive: Array,
+    calibration: Calibration,
+    *,
+    method: str,
+    axis: Any = None,
 ) -> Scores:
     """Score the first `length` slots of a market for Q users.
 
     Args:
-        market: stacked arrays.
+        market: stacked arrays; inside `shard_map` one device's rows.
         users: Q stacked users.
-        length: scalar int32; slots from here on are not computed.
-        alive: (slots,) bool, slots that hold a learnware of this market.
+        length: scalar int32; slots from here on are not computed. Of the whole market.
+        alive: (slots,) bool, slots that hold a learnware of this market; one device's rows.
+        calibration: of the whole market.
         method: one of `METHODS`.
+        axis: name (or names) of the mesh's axes inside `shard_map`, else None.
     """
-    products = _embedding_products(market, users, length)  # (slots, Q)
-    user_terms = _user_self_terms(market, users)  # (Q,)
-    squared_mmd = market.self_terms[:, None] + user_terms - 2.0 * products
-    peers = None
-    if method == "likelihood":
-        peers = _find_peers(market, users, squared_mmd, alive)
-    similarity, class_map, behaviour, agreement = _class_pass(market, users, length, method, peers)
-    norms = jnp.sqrt(jnp.maximum(market.self_terms[:, None] * user_terms, 1e-30))
-    closeness = products / norms
-    mean_similarity = similarity.sum(axis=2) / users.class_mask.sum(axis=1)
-    if method == "rkme":
-        scores = -squared_mmd
-    elif method == "classwise":
-        scores = mean_similarity
-    elif peers is not None:
-
-        def impute(model: dict[str, float]) -> Array:
-            part = model["similarity"] * mean_similarity + model["closeness"] * closeness
-            return part + model["constant"]
-
-        known = market.has_probe[:, None] > 0
-        likelihood = jnp.where(known, behaviour, impute(IMPUTED_LIKELIHOOD))
-        # A peer agrees with itself whatever it is worth: it gets the best of the others.
-        is_peer = jnp.arange(alive.shape[0])[:, None] == peers.slot
-        others = known & alive[:, None] & ~is_peer
-        best = jnp.where(others, agreement, 0.0).max(axis=0)
-        agreement = jnp.where(known, agreement, impute(IMPUTED_AGREEMENT))
-        agreement = jnp.where(is_peer & known, best, agreement)
-        scores = likelihood + SIMILARITY * mean_similarity + peers.reliability * agreement
-    else:
-        scores = behaviour
-    scores = scores + CLOSENESS.get(method, 0.0) * closeness
+    if axis is not None:  # row r of device k is slot r K + k
+        length = -(-(length - jax.lax.axis_index(axis)) // jax.lax.axis_size(axis))
+    embedded = embed(market, users, length)
+    peers = best = None
+    if method == "likelihood" and _has_probes(market):
+        peers = find_peers(market, users, embedded, alive, calibration, axis=axis)
+    parts = compare_classes(market, users, length, method, peers)
+    if peers is not None:
+        best = best_agreement(parts, peers, market.has_probe, alive, axis=axis)
+    scores = combine(
+        embedded,
+        parts,
+        users,
+        market.kernel,
+        market.has_probe,
+        calibration,
+        peers,
+        best,
+        method=method,
+        axis=axis,
+    )
     return Scores(
-        scores.T, squared_mmd.T, similarity.transpose(1, 0, 2), class_map.transpose(1, 0, 2)
+        scores.T,
+        embedded.squared_mmd.T,
+        parts.similarity.transpose(1, 0, 2),
+        parts.class_map.transpose(1, 0, 2),
     )
 
 
-def _chunks(slots: int, entries: int, length: Array) -> tuple[int, Array]:
-    """Return learnwares a chunk when one needs `entries` values, and how many chunks to do."""
-    chunk = max(1, min(slots, BLOCK_ENTRIES // entries))
-    return chunk, -(-length // chunk)
+@partial(jax.jit, static_argnames="method")
+def score_market(
+    market: MarketArrays,
+    users: UserArrays,
+    length: Array,
+    alive: Array,
+    calibration: Calibration,
+    *,
+    method: str,
+) -> Scores:
+    """Return `score` on one device, jitted."""
+    return score(market, users, length, alive, calibration, method=method)
+
+
+def _has_probes(market: MarketArrays) -> bool:
+    return market.landmarks.shape[0] > 0
+
+
+def embed(market: MarketArrays, users: UserArrays, length: Array) -> Embedded:
+    """Compare the users' embeddings with those of the first `length` slots."""
+    columns, shares = pack_columns(users.points, users.weights, users.counts)
+    products = embedding_products(
+        market.kernel,
+        market.points,
+        market.scales,
+        market.square_norms,
+        market.weights,
+        columns,
+        shares,
+        users.counts.sum(),
+        length,
+    )
+    user_terms = _user_self_terms(market, users)  # (Q,)
+    norms = jnp.sqrt(jnp.maximum(market.self_terms[:, None] * user_terms, 1e-30))
+    return Embedded(
+        market.self_terms[:, None] + user_terms - 2.0 * products,
+        products / norms,
+    )
+
+
+def combine(
+    embedded: Embedded,
+    parts: Parts,
+    users: UserArrays,
+    kernel: Kernel,
+    has_probe: Array,
+    calibration: Calibration,
+    peers: Peers | None,
+    best: Array | None,
+    *,
+    method: str,
+    axis: Any = None,
+) -> Array:
+    """Return the scores (slots, Q); `best` is `best_agreement` where there are peers."""
+    closeness = embedded.closeness
+    mean_similarity = parts.similarity.sum(axis=2) / users.class_mask.sum(axis=1)
+    if method == "rkme":
+        return -embedded.squared_mmd
+    if method == "classwise":
+        scores = mean_similarity
+    elif method == "likelihood":
+        matched = parts.class_map >= 0
+        shared = jnp.where(matched, parts.similarity, 0.0).sum(axis=2)
+        shared = shared / jnp.maximum(matched.sum(axis=2), 1)
+
+        def impute(model: dict[str, float]) -> Array:
+            part = model["similarity"] * shared + model["closeness"] * closeness
+            return part + model["constant"]
+
+        chance = parts.share * impute(IMPUTED_CHANCE)
+        agreed = impute(IMPUTED_AGREEMENT)
+        reliability: Array | float = 0.0
+        if peers is not None and best is not None:
+            known = has_probe[:, None] > 0
+            chance = jnp.where(known, parts.behaviour, chance)
+            agreed = jnp.where(known, parts.agreement, agreed)
+            # A peer agrees with itself whatever it is worth: it gets the best of the others.
+            agreed = jnp.where(_is_peer(peers, parts, axis) & known, best, agreed)
+            reliability = peers.reliability
+        centred = closeness - _mean_closeness(kernel, users, calibration)
+        return chance + PRIOR * parts.share * (reliability * agreed + calibration.slope * centred)
+    else:
+        scores = parts.behaviour
+    return scores + CLOSENESS[method] * closeness
+
+
+def _mean_closeness(kernel: Kernel, users: UserArrays, calibration: Calibration) -> Array:
+    """Return the mean closeness of each user with the market's sample, (Q,)."""
+    sample, m, d = calibration.points.shape
+
+    def one(user: tuple[Array, Array]) -> Array:
+        points, weights = user
+        values = kernel.profile(distances(kernel.metric, calibration.points.reshape(-1, d), points))
+        product = ((values @ weights).reshape(sample, m) * calibration.weights).sum(axis=1)
+        own = weights @ (kernel.profile(distances(kernel.metric, points, points)) @ weights)
+        near = product / jnp.sqrt(jnp.maximum(calibration.self_terms * own, 1e-30))
+        return jnp.where(calibration.used, near, 0.0).sum() / jnp.maximum(calibration.used.sum(), 1)
+
+    return jax.lax.map(one, (users.points, users.weights))
+
+
+def _is_peer(peers: Peers, parts: Parts, axis: Any) -> Array:
+    rows = parts.agreement.shape[0]
+    first = 0 if axis is None else jax.lax.axis_index(axis) * rows
+    return first + jnp.arange(rows)[:, None] == peers.row
+
+
+def best_agreement(
+    parts: Parts, peers: Peers, has_probe: Array, alive: Array, *, axis: Any = None
+) -> Array:
+    """Return the largest agreement with each user's peer among the other learnwares, (Q,)."""
+    others = (has_probe > 0)[:, None] & alive[:, None] & ~_is_peer(peers, parts, axis)
+    best = jnp.where(others, parts.agreement, 0.0).max(axis=0)
+    return best if axis is None else jax.lax.pmax(best, axis)
 
 
 def _rows(array: Array, start: Array, count: int) -> Array:
-    return jax.lax.dynamic_slice_in_dim(array, start, count)
-
-
-def _embedding_products(market: MarketArrays, users: UserArrays, length: Array) -> Array:
-    """Return <Phi_l, Phi_T> in H, (slots, Q)."""
-    slots, m, d = market.points.shape
-    batch, _ = users.weights.shape
-    chunk, steps = _chunks(slots, m * batch * COLUMN_BLOCK, length)
-    column_steps = -(-users.count // COLUMN_BLOCK)
-
-    def one_chunk(i: Array, out: Array) -> Array:
-        start = jnp.minimum(i * chunk, slots - chunk)
-        points = _rows(market.points, start, chunk).reshape(chunk * m, d)
-        weights = _rows(market.weights, start, chunk)
-
-        def one_block(j: Array, total: Array) -> Array:
-            at = j * COLUMN_BLOCK
-            columns = jax.lax.dynamic_slice_in_dim(users.points, at, COLUMN_BLOCK, axis=1)
-            column_weights = jax.lax.dynamic_slice_in_dim(users.weights, at, COLUMN_BLOCK, axis=1)
-            distance = distances(market.kernel.metric, points, columns.reshape(-1, d))
-            values = market.kernel.profile(distance).reshape(-1, batch, COLUMN_BLOCK)
-            return total + (values * column_weights).sum(axis=2)
-
-        zero = jnp.zeros((chunk * m, batch), market.points.dtype)
-        embedded = jax.lax.fori_loop(0, column_steps, one_block, zero)
-        product = (embedded.reshape(chunk, m, batch) * weights[:, :, None]).sum(axis=1)
-        return jax.lax.dynamic_update_slice_in_dim(out, product, start, axis=0)
-
-    out = jnp.zeros((slots, batch), market.points.dtype)
-    return jax.lax.fori_loop(0, steps, one_chunk, out)
+    part = jax.lax.dynamic_slice_in_dim(array, start, count)
+    return part.astype(jnp.float32) if part.dtype in (jnp.bfloat16, jnp.uint8) else part
 
 
 def _user_self_terms(market: MarketArrays, users: UserArrays) -> Array:
@@ -224,30 +354,31 @@ def _user_self_terms(market: MarketArrays, users: UserArrays) -> Array:
     return jax.lax.map(one, (users.points, users.weights))
 
 
-def _class_pass(
-    market: MarketArrays, users: UserArrays, length: Array, method: str, peers: _Peers | None
-) -> tuple[Array, Array, Array, Array]:
-    """Return similarity and class map, (slots, Q, k), behaviour and agreement, (slots, Q)."""
+def compare_classes(
+    market: MarketArrays, users: UserArrays, length: Array, method: str, peers: Peers | None
+) -> Parts:
+    """Compare the class vectors and, where the method asks for it, the proxies of each slot."""
     slots, classes, d = market.class_vectors.shape
     batch, k, _ = users.class_vectors.shape
     n = users.points.shape[1]
-    behaves = method in NEED_LABELS
-    entries = classes * batch * ((2 * (n + market.points.shape[1]) if behaves else 0) + k)
-    chunk, steps = _chunks(slots, entries, length)
+    behaves = method == "transfer" or peers is not None
+    entries = classes * batch * ((2 * n if behaves else 0) + k)
+    entries += classes * market.landmarks.shape[0]
+    chunk = chunk_rows(slots, entries)
     directions = _centred(users.class_vectors, users.class_mask[..., None], axis=1)
     user_gram = jnp.matmul(directions, directions.swapaxes(1, 2), precision="highest")
-    inputs = users.points
-    if peers is not None:
-        inputs = jnp.concatenate([inputs, peers.points], axis=1)
-    total = inputs.shape[1]
-    inputs = inputs.reshape(batch * total, d)
+    inputs = users.points.reshape(batch * n, d)
+    weights = jnp.where(users.labels >= 0, users.weights, 0.0)
+    weights = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+    is_label = users.labels[:, None, :] == jnp.arange(k)[None, :, None]  # (Q, k, n)
+    class_weights = (is_label * weights[:, None, :]).sum(axis=2)  # (Q, k)
     lifted = (
         lift(market.kernel, market.landmarks, market.white, inputs)
-        if behaves and market.landmarks.shape[0]
+        if behaves and _has_probes(market)
         else None
     )
 
-    def one_chunk(i: Array, out: tuple[Array, ...]) -> tuple[Array, ...]:
+    def one_chunk(i: Array, out: Parts) -> Parts:
         start = jnp.minimum(i * chunk, slots - chunk)
         vectors = _rows(market.class_vectors, start, chunk)
         ids = _rows(market.class_ids, start, chunk)
@@ -261,78 +392,79 @@ def _class_pass(
         chosen = assign(_cosines(cross, own_gram, user_gram), allowed)
         similarity = _shared_similarity(cross, own_gram, user_gram, chosen)
         similarity = jnp.where(users.class_mask[None], similarity, 0.0)
-        behaviour = agreement = jnp.zeros((chunk, batch), vectors.dtype)
+        behaviour = agreed = jnp.zeros((chunk, batch), vectors.dtype)
         if behaves:
             logits = _logits(market, start, chunk, inputs, lifted)
-            logits = logits.reshape(chunk, classes, batch, total).transpose(0, 2, 1, 3)
+            logits = logits.reshape(chunk, classes, batch, n).transpose(0, 2, 1, 3)
             if peers is None:
                 behaviour = _transfer(logits, ids >= 0, users)
             else:
-                behaviour = _likelihood(logits[..., :n], chosen, users)
-                agreement = _agreement(logits[..., n:], ids >= 0, peers)
-        found = similarity, chosen, behaviour, agreement
-        return tuple(
-            jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=0)
-            for whole, part in zip(out, found, strict=True)
+                behaviour = _mean_chance(logits, chosen, is_label, weights)
+                own = _rows(market.probe_chances, start, chunk) * (1.0 / CHANCE_STEPS)
+                agreed = agreement(own, ids >= 0, peers.chance, peers.valid, peers.region)
+        share = jnp.where(chosen >= 0, class_weights, 0.0).sum(axis=2)
+        found = Parts(similarity, chosen, share, behaviour, agreed)
+        return jax.tree.map(
+            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=0),
+            out,
+            found,
         )
 
-    dtype = market.points.dtype
-    out = (
-        jnp.zeros((slots, batch, k), dtype),
+    out = Parts(
+        jnp.zeros((slots, batch, k), jnp.float32),
         jnp.full((slots, batch, k), -1, jnp.int32),
-        jnp.zeros((slots, batch), dtype),
-        jnp.zeros((slots, batch), dtype),
+        *(jnp.zeros((slots, batch), jnp.float32) for _ in range(3)),
     )
-    return jax.lax.fori_loop(0, steps, one_chunk, out)
+    return jax.lax.fori_loop(0, -(-length // chunk), one_chunk, out)
 
 
-def _find_peers(
-    market: MarketArrays, users: UserArrays, squared_mmd: Array, alive: Array
-) -> _Peers:
-    """Return every user's peer.
+def find_peers(
+    market: MarketArrays,
+    users: UserArrays,
+    embedded: Embedded,
+    alive: Array,
+    calibration: Calibration,
+    *,
+    axis: Any = None,
+) -> Peers:
+    """Return every user's peer: of the learnwares with a probe proxy the nearest in distribution.
 
     n examples of the peer's own distribution would lie at a squared MMD of (1 - |Phi_l|^2) / n on
     average: up to twice that the peer counts in full, from three times that not at all.
     """
-    slot = jnp.where(alive[:, None], squared_mmd, jnp.inf).argmin(axis=0)
-    nearest = jnp.take_along_axis(squared_mmd, slot[None], axis=0)[0]
-    noise = jnp.maximum(1.0 - market.self_terms[slot], 1e-6) / jnp.maximum(users.examples, 1)
-    points, vectors = market.points[slot], market.class_vectors[slot]
-    bias = market.class_bias[slot] + vectors @ market.origin
-    logits = jnp.einsum("qmd,qcd->qmc", points, vectors, precision="highest") + bias[:, None]
-    logits = jnp.where((market.class_ids[slot] >= 0)[:, None], logits, -jnp.inf)
-    return _Peers(
-        slot=slot,
+    able = (alive & (market.has_probe > 0))[:, None]
+    squared_mmd = jnp.where(able, embedded.squared_mmd, jnp.inf)
+    row = squared_mmd.argmin(axis=0)
+    nearest = jnp.take_along_axis(squared_mmd, row[None], axis=0)[0]
+    own = market.self_terms[row]
+    noise = jnp.maximum(1.0 - own, 1e-6) / jnp.maximum(users.examples, 1)
+    points = decode_points(market.points[row], market.scales[row])
+    values = witness(market.kernel, market.landmarks, points, market.weights[row], own)
+    peers = Peers(
+        row=row.astype(jnp.int32),
+        squared_mmd=nearest,
         reliability=jnp.clip(3.0 - nearest / noise, 0.0, 1.0),
-        points=points,
-        used=market.weights[slot] != 0,
-        answers=jax.nn.one_hot(logits.argmax(axis=-1), logits.shape[-1], dtype=points.dtype),
+        chance=market.probe_chances[row].astype(jnp.float32) * (1.0 / CHANCE_STEPS),
+        valid=market.class_ids[row] >= 0,
+        region=region(values, calibration.landmark_mean),
     )
+    if axis is None:
+        return peers
+    place = jax.lax.axis_index(axis)
+    peers = dataclasses.replace(peers, row=peers.row + place * squared_mmd.shape[0])
+    everywhere = jax.lax.all_gather(peers, axis)  # (K, Q, ...)
+    # On equal distance the learnware that came first, as on one device.
+    slot = (everywhere.row % squared_mmd.shape[0]) * jax.lax.axis_size(axis)
+    slot = slot + jnp.arange(slot.shape[0])[:, None]
+    least = everywhere.squared_mmd.min(axis=0)
+    slot = jnp.where(everywhere.squared_mmd == least, slot, jnp.iinfo(jnp.int32).max)
+    return _chosen(everywhere, slot.argmin(axis=0))
 
 
-def _agreement(logits: Array, valid: Array, peers: _Peers) -> Array:
-    """Return the mutual information, in nats, of proxies' classes with the peers': (L, Q).
-
-    It asks for no class names, so a learnware of another label space can be somebody's peer.
-
-    Args:
-        logits: (L, Q, C, m) on the peers' points.
-        valid: (L, C) bool, outputs that exist.
-        peers: (Q) of them.
-    """
-    exists = valid[:, None, :, None]
-    used = exists & peers.used[None, :, None, :]
-    values = _centred(logits, used, axis=2)
-    total = jnp.square(values).sum(axis=(2, 3)) / jnp.maximum(used.sum(axis=(2, 3)), 1)
-    values = PEER_TEMPERATURE * _divided(values, jnp.sqrt(total)[..., None, None])
-    powers = jnp.where(exists, jnp.exp(values - values.max(axis=2, keepdims=True)), 0.0)
-    chance = powers / jnp.maximum(powers.sum(axis=2, keepdims=True), 1e-30)
-    answers = peers.answers * peers.used[..., None]
-    joint = jnp.einsum("lqcm,qmb->lqcb", chance, answers, precision="highest")
-    joint = joint / jnp.maximum(peers.used.sum(axis=1), 1)[None, :, None, None] + PEER_SMOOTHING
-    joint = joint / joint.sum(axis=(2, 3), keepdims=True)
-    apart = joint.sum(axis=3, keepdims=True) * joint.sum(axis=2, keepdims=True)
-    return (joint * jnp.log(joint / apart)).sum(axis=(2, 3))
+def _chosen(peers: Peers, device: Array) -> Peers:
+    """Return for each user the candidate of one device, from leaves (K, Q, ...)."""
+    users = jnp.arange(device.shape[0])
+    return jax.tree.map(lambda leaf: leaf[device, users], peers)
 
 
 def _centred(values: Array, mask: Array, axis: int) -> Array:
@@ -426,37 +558,22 @@ def _logits(
     return jnp.where(_rows(market.has_probe, start, chunk)[:, None, None] > 0, probed, own)
 
 
-def _likelihood(logits: Array, chosen: Array, users: UserArrays) -> Array:
-    """Return the mean log-likelihood of the users' labels over that of guessing, (L, Q).
+def _mean_chance(logits: Array, chosen: Array, is_label: Array, weights: Array) -> Array:
+    """Return the mean probability that proxies give the users' labels, (L, Q).
 
     The learnware says which of the classes it shares with the user it is; a label that it does
-    not share has the floor's probability. The best of `TEMPERATURES` counts, after the logits are
-    brought to root mean square one.
+    not share has probability zero.
 
     Args:
         logits: (L, Q, C, n).
         chosen: (L, Q, k) learnware classes for user classes, or -1.
-        users: their labels and weights.
+        is_label: (Q, k, n) bool.
+        weights: (Q, n), sum one, zero where there is no label.
     """
     matched = (chosen >= 0)[..., None]
     values = jnp.take_along_axis(logits, jnp.maximum(chosen, 0)[..., None], axis=2)  # (L, Q, k, n)
-    used = matched & (users.labels >= 0)[None, :, None, :]
-    values = _centred(values, used, axis=2)
-    total = jnp.square(values).sum(axis=(2, 3)) / jnp.maximum(used.sum(axis=(2, 3)), 1)
-    values = _divided(values, jnp.sqrt(total)[..., None, None])
-    is_label = users.labels[:, None, :] == jnp.arange(chosen.shape[2])[None, :, None]  # (Q, k, n)
-    weights = jnp.where(users.labels >= 0, users.weights, 0.0)
-    classes = users.class_mask.sum(axis=1)[None, :, None]
-
-    def at(temperature: float) -> Array:
-        scaled = jnp.where(matched, temperature * values, -jnp.inf)
-        top = jnp.where(matched.any(axis=2), scaled.max(axis=2), 0.0)
-        powers = jnp.exp(scaled - top[:, :, None])
-        chance = (powers * is_label[None]).sum(axis=2) / jnp.maximum(powers.sum(axis=2), 1e-30)
-        likelihood = jnp.log((1 - LIKELIHOOD_FLOOR) * chance * classes + LIKELIHOOD_FLOOR)
-        return (likelihood * weights).sum(axis=2) / weights.sum(axis=1)
-
-    return jnp.stack([at(temperature) for temperature in TEMPERATURES]).max(axis=0)
+    chance = chances(values, matched & (weights > 0)[None, :, None, :])
+    return (chance * (is_label * weights[:, None, :])).sum(axis=(2, 3))
 
 
 def _transfer(logits: Array, valid: Array, users: UserArrays) -> Array:

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxspec.checks import as_features, as_labels, as_probabilities, as_size
 from jaxspec.kernels import Kernel, ReducedSet, kernel_label
-from jaxspec.probe import ProbeProxy, fit_probe_proxy
+from jaxspec.probe import ProbeProxy, fit_probe_proxies
 from jaxspec.proxy import Proxy, fit_proxies, fit_proxy
 from jaxspec.pytrees import register
 from jaxspec.rkme import reduce_set, reduce_sets
@@ -220,7 +220,9 @@ def specify(
         ridge=ridge,
     )
     reduced_set = reduce_set(key, features, size=size, kernel=kernel)
-    behaviour = _behaviour(kernel, probe, features, teacher, len(names))
+    if isinstance(probe, tuple) and len(probe) == 2:
+        probe = (probe[0], [probe[1]])
+    behaviour = _behaviour(kernel, probe, features.shape[1], [len(names)])
     return Specification(
         reduced_set,
         proxy,
@@ -228,24 +230,25 @@ def specify(
         names,
         space,
         num_examples=int(features.shape[0]),
-        probe=behaviour,
+        probe=behaviour[0],
     )
 
 
 def _behaviour(
-    kernel: Kernel, probe: Any, features: Array, teacher: Array | None, classes: int
-) -> ProbeProxy | None:
+    kernel: Kernel, probe: Any, dimension: int, classes: Sequence[int]
+) -> Sequence[ProbeProxy | None]:
+    """Return the probe proxies of models with so many classes, from (features, outputs of each)."""
     if probe is None:
-        return None
+        return [None] * len(classes)
     if not isinstance(probe, tuple) or len(probe) != 2:
         raise TypeError(
             f"probe: expected a pair (features, probabilities), got {type(probe).__name__}"
         )
-    inputs = as_features("probe[0]", probe[0], dimension=features.shape[1])
-    outputs = as_probabilities("probe[1]", probe[1], rows=inputs.shape[0], num_classes=classes)
-    return fit_probe_proxy(
-        kernel, inputs, outputs, own_features=features, own_probabilities=teacher
-    )
+    inputs = as_features("probe[0]", probe[0], dimension=dimension)
+    for i, (value, count) in enumerate(zip(probe[1], classes, strict=True)):
+        name = "probe[1]" if len(classes) == 1 else f"probe[1][{i}]"
+        as_probabilities(name, value, rows=inputs.shape[0], num_classes=count)
+    return fit_probe_proxies(kernel, inputs, list(probe[1]))
 
 
 def specify_many(
@@ -305,6 +308,7 @@ def specify_many(
         teacher_weight=teacher_weight,
         ridge=ridge,
     )
+    behaviour = _behaviour(kernel, probe, rows[0].shape[1], [len(n) for n in names])
     sets = reduce_sets(key, rows, size=size, kernel=kernel)
     proxies, sets = jax.tree.map(np.asarray, (proxies, sets))
 
@@ -314,9 +318,6 @@ def specify_many(
         own_proxy = dataclasses.replace(
             own_proxy, weights=own_proxy.weights[:, :classes], bias=own_proxy.bias[:classes]
         )
-        own_probe = None if probe is None else (probe[0], probe[1][i])
-        teacher = None if teachers is None else teachers[i]
-        behaviour = _behaviour(kernel, own_probe, rows[i], teacher, classes)
         return Specification(
             own_set,
             own_proxy,
@@ -324,7 +325,7 @@ def specify_many(
             names[i],
             space,
             num_examples=int(rows[i].shape[0]),
-            probe=behaviour,
+            probe=behaviour[i],
         )
 
     return [one(i) for i in range(count)]

@@ -35,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec import market as _market
+from jaxspec import market_arrays, market_storage
 from jaxspec.kernels import Kernel
 from jaxspec.rkme import Diagnostics
 from jaxspec.shapes import pad_to
@@ -65,6 +66,8 @@ _FIELDS = {
 }
 _ARRAYS = {
     "points": ("f", "Mmd"),
+    "scales": ("f", "M"),
+    "square_norms": ("f", "Mm"),
     "weights": ("f", "Mm"),
     "self_terms": ("f", "M"),
     "class_vectors": ("f", "Mkd"),
@@ -73,11 +76,13 @@ _ARRAYS = {
     "origin": ("f", "d"),
     "probe_weights": ("f", "MkD"),
     "probe_bias": ("f", "Mk"),
+    "probe_chances": ("u", "MkD"),
     "has_probe": ("f", "M"),
     "landmarks": ("f", "Dd"),
     "white": ("f", "DE"),
 }
-_PROBE = ("probe_weights", "landmarks", "white")  # absent in a market without a probe
+_DERIVED = ("scales", "square_norms")  # absent in the first files of version 1, in float32
+_PROBE = ("probe_weights", "probe_chances", "landmarks", "white")  # absent without a probe
 _UNTYPED = {"reduced_set.diagnostics": (Diagnostics,)}  # kernels.py does not know this class
 _hints = functools.cache(typing.get_type_hints)
 
@@ -273,13 +278,15 @@ def load_market(path: PathLike) -> _market.Market:
         # Before Orbax sees them: its threads go on complaining after an error.
         damaged = _checksums(version / "arrays") != header["files"]
         _check_that(not damaged, "arrays: a file is missing or damaged, or does not belong there")
-        arrays = _load_arrays(version / "arrays", header["arrays"], len(ids))
+        precision = header.get("storage", "float32")  # of version 1 before there was a choice
+        _check_that(precision in market_arrays.STORAGES, f"storage: got {precision!r:.40}")
+        arrays = _load_arrays(version / "arrays", header["arrays"], len(ids), precision)
         _check_facts(facts, len(ids), arrays["points"].shape[1])
         spaces, space_of = _label_spaces(arrays["class_ids"], names)
         probe, landmarks = header["probe"], arrays["landmarks"].shape[0]
         _check_that(_conforms(probe, str | None), "probe: expected a fingerprint or null")
         _check_that((probe is None) == (landmarks == 0), "probe: does not fit to the arrays")
-        return _unpack(arrays, ids, names, facts, spaces, space_of, kernel, space, probe)
+        return _unpack(arrays, ids, names, facts, spaces, space_of, kernel, space, probe, precision)
 
 
 def _pointer(target: Path) -> Any:
@@ -313,12 +320,15 @@ def _pack(market: _market.Market) -> tuple[dict[str, np.ndarray], dict[str, Any]
     storage, slots, arrays = market._storage, market.slots, {}
     with storage.lock:  # the next `add` may give these arrays' memory away
         names = list(storage.names)
+        whole = market.mesh is None and not market._removed
+        rows = {} if whole else market_storage.take(storage, slots)
         for field in dataclasses.fields(market.arrays):
             value = getattr(market.arrays, field.name)
             if field.name != "kernel" and value.size:  # none of a probe where there is no probe
-                arrays[field.name] = np.asarray(value)
-    live: Any = slots if market._removed else slice(0, len(slots))
-    arrays.update({name: arrays[name][live] for name in _market.ROW_FIELDS if name in arrays})
+                arrays[field.name] = rows[field.name] if field.name in rows else np.asarray(value)
+    if whole:
+        live = {name: arrays[name] for name in market_arrays.ROW_FIELDS if name in arrays}
+        arrays.update({name: value[: len(slots)] for name, value in live.items()})
     used = np.unique(arrays["class_ids"])
     used = used[used >= 0]
     numbers = np.full(len(names) + 1, -1, np.int32)  # the last one is for -1, no class
@@ -327,12 +337,13 @@ def _pack(market: _market.Market) -> tuple[dict[str, np.ndarray], dict[str, Any]
     for name, array in arrays.items():
         _check_finite(name, array)
     facts = [storage.facts[slot] for slot in slots]
-    columns = [name for name in _hints(_market._Facts) if name != "class_names"]
+    columns = [name for name in _hints(market_storage.Facts) if name != "class_names"]
     header = {
         "feature_space": market.feature_space,
         "kernel": type(market.kernel).__name__,
         "bandwidth": float(market.kernel.bandwidth),
         "probe": market.probe,
+        "storage": market.storage,
         "class_names": [names[number] for number in used],
         "arrays": {k: [v.shape, v.dtype.name] for k, v in arrays.items()},
         "ids": market.ids,
@@ -341,36 +352,57 @@ def _pack(market: _market.Market) -> tuple[dict[str, np.ndarray], dict[str, Any]
     return arrays, header
 
 
-def _load_arrays(folder: Path, said: Any, count: int) -> dict[str, np.ndarray]:
+def _checked_header(said: Any, count: int, precision: str) -> dict[str, tuple[Any, str]]:
+    """Check what the arrays are said to be and return {field: (shape, dtype)}."""
+    fields = {one.name: one for one in dataclasses.fields(market_arrays.MarketArrays)}
+    del fields["kernel"]
+    needed = set(fields) - set(_PROBE) - set(_DERIVED)
+    _check_that(needed <= set(said) <= set(fields), f"arrays: expected {sorted(fields)}")
+    point_type, vector_type = (one.name for one in market_arrays.STORAGES[precision])
+    stored = {"points": point_type, "class_vectors": vector_type, "probe_weights": vector_type}
+    sizes, checked = {"M": count}, {}
+    for name, (shape, dtype) in said.items():
+        wanted = (stored[name],) if name in stored else ("float32", "int32", "bool", "uint8")
+        _check_that(dtype in wanted, f"{name}: expected dtype {wanted}, got {dtype!r:.40}")
+        _check_that(_conforms(tuple(shape), tuple[int, ...]), f"{name}: got shape {shape!r:.80}")
+        rows = name not in market_arrays.ROW_FIELDS or shape[:1] == [count]
+        _check_that(rows, f"{name}: expected {count} rows, got shape {shape!r:.80}")
+        rule = _ARRAYS.get(name, ("fib", None))
+        # The types of `stored` are checked already, and numpy has no kind for bfloat16.
+        kind = np.dtype(np.float32 if name in stored else dtype)
+        _check_array(name, tuple(shape), kind, rule, sizes)
+        checked[name] = (tuple(shape), dtype)
+    return checked
+
+
+def _load_arrays(folder: Path, said: Any, count: int, precision: str) -> dict[str, np.ndarray]:
     """Check what the arrays are said to be, read them, and check that they are that."""
     import orbax.checkpoint as ocp
 
-    fields = {one.name: one for one in dataclasses.fields(_market.MarketArrays)}
-    del fields["kernel"]
-    needed = set(fields) - set(_PROBE)
-    _check_that(needed <= set(said) <= set(fields), f"arrays: expected {sorted(fields)}")
-    sizes, expected = {"M": count}, {}
-    for name, (shape, dtype) in said.items():
-        _check_that(dtype in ("float32", "int32", "bool"), f"{name}: got dtype {dtype!r:.40}")
-        _check_that(_conforms(tuple(shape), tuple[int, ...]), f"{name}: got shape {shape!r:.80}")
-        rows = name not in _market.ROW_FIELDS or shape[:1] == [count]
-        _check_that(rows, f"{name}: expected {count} rows, got shape {shape!r:.80}")
-        rule = _ARRAYS.get(name, ("fib", None))
-        _check_array(name, tuple(shape), np.dtype(dtype), rule, sizes)
-        expected[name] = np.broadcast_to(np.zeros((), dtype), shape)  # takes no memory
+    expected = {
+        name: np.broadcast_to(np.zeros((), jnp.dtype(dtype)), shape)  # takes no memory
+        for name, (shape, dtype) in _checked_header(said, count, precision).items()
+    }
     with ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore(folder.absolute(), expected)
     for name, array in arrays.items():
         _check_finite(name, array)
-    if not set(_PROBE) & set(said):
+    if "landmarks" not in said:
         classes, d = arrays["class_vectors"].shape[1:]
         empty = {"probe_weights": (count, classes, 0), "landmarks": (0, d), "white": (0, 0)}
         arrays.update({name: np.zeros(shape, np.float32) for name, shape in empty.items()})
+        arrays["probe_weights"] = arrays["probe_weights"].astype(arrays["class_vectors"].dtype)
+        arrays["probe_chances"] = np.zeros(empty["probe_weights"], np.uint8)
+    if "scales" not in arrays:
+        arrays["scales"] = np.ones(count, np.float32)
+    if "square_norms" not in arrays:
+        arrays["square_norms"] = np.square(arrays["points"]).sum(axis=2)
     return arrays
 
 
 def _check_facts(facts: Any, count: int, size: int) -> None:
-    hints = {name: hint for name, hint in _hints(_market._Facts).items() if name != "class_names"}
+    hints = dict(_hints(market_storage.Facts))
+    del hints["class_names"]
     _check_that(set(facts) == set(hints), f"facts: expected {sorted(hints)}")
     for name, column in facts.items():
         good = isinstance(column, list) and len(column) == count
@@ -404,9 +436,10 @@ def _unpack(
     kernel: Any,
     feature_space: str,
     probe: str | None,
+    precision: str,
 ) -> _market.Market:
     """Return the market of checked parts, with spare slots."""
-    storage, slots = _market._Storage(), _market._capacity(len(ids))
+    storage, slots = market_storage.Storage(precision), market_arrays.capacity(len(ids))
     storage.ids, storage.probe = ids, probe
     storage.index = {learnware: (slot,) for slot, learnware in enumerate(ids)}
     storage.names = {name: number for number, name in enumerate(names)}
@@ -414,22 +447,22 @@ def _unpack(
     for slot, (label_space, row) in enumerate(zip(space_of, rows, strict=True)):
         own = spaces[label_space]
         storage.label_spaces.setdefault(own, []).append(slot)
-        storage.facts.append(_market._Facts(own, **dict(zip(facts, row, strict=True))))
+        storage.facts.append(market_storage.Facts(own, **dict(zip(facts, row, strict=True))))
     stacked = {}
     for name in list(arrays):
         array = arrays.pop(name)  # so that no two copies of everything exist
-        if name in _market.ROW_FIELDS:
+        if name in market_arrays.ROW_FIELDS:
             padding = -1 if name == "class_ids" else 0
             array = pad_to(array, (slots, *array.shape[1:]), value=padding)
         stacked[name] = jnp.array(array)
     own_kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), kernel)
-    storage.arrays = _market.MarketArrays(**stacked, kernel=own_kernel)
+    storage.arrays = market_arrays.MarketArrays(**stacked, kernel=own_kernel)
     market = _market.Market(storage, len(ids), frozenset(), kernel, feature_space)
     # Write zeros to the first free slot: the first `add` finds its functions compiled.
-    whole = {name: getattr(storage.arrays, name) for name in _market.ROW_FIELDS}
-    zeros = {name: np.zeros(value.shape[1:], value.dtype) for name, value in whole.items()}
+    whole = {name: getattr(storage.arrays, name) for name in market_arrays.ROW_FIELDS}
+    zeros = {name: np.zeros((1, *value.shape[1:]), value.dtype) for name, value in whole.items()}
     zeros["class_ids"] -= 1
-    _market._set_slot(storage, len(ids), zeros)
+    market_storage.write(storage, len(ids), zeros)
     return market
 
 

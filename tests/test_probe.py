@@ -50,10 +50,10 @@ def oracle_lift(landmarks, x):
 def test_the_proxy_is_the_ridge_regression_of_the_log_probabilities():
     found = probes.fit_probe_proxy(KERNEL, PROBE, model(PROBE), size=40)
     lifted = oracle_lift(PROBE[:40], PROBE)
-    logits = np.log(np.maximum(model(PROBE), 1e-3))
+    logits = np.log(np.maximum(model(PROBE), probes.SMALLEST_PROBABILITY))
     logits -= logits.mean(axis=1, keepdims=True)
     x, y = lifted - lifted.mean(axis=0), logits - logits.mean(axis=0)
-    matrix = x.T @ x / len(x) + 1e-4 * np.eye(40)
+    matrix = x.T @ x / len(x) + probes.RIDGE * np.eye(40)
     weights = np.linalg.solve(matrix, x.T @ y / len(x))
     want = lifted @ weights + logits.mean(axis=0) - lifted.mean(axis=0) @ weights
     got = lifted @ found.weights + found.bias

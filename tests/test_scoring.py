@@ -2,25 +2,21 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from conftest import made_specification, made_task, made_user
 from test_probe import oracle_lift, specification_with_probe
 
 import jaxspec as js
-from jaxspec import scoring
+from jaxspec import matching, scoring
 
 
-def oracle_likelihood(logits, labels, classes):
-    """Best mean log-likelihood over temperatures, over that of guessing; logits (n, classes)."""
+def oracle_chances(logits):
+    """Class probabilities (n, C) of logits of root mean square one, times two."""
     centred = logits - logits.mean(axis=1, keepdims=True)
-    unit = centred / np.sqrt((centred**2).mean())
-    values = []
-    for temperature in (0.5, 1.0, 2.0, 4.0):
-        powers = np.exp(temperature * unit)
-        chance = (powers / powers.sum(axis=1, keepdims=True))[np.arange(len(labels)), labels]
-        values.append(np.log(0.9 * chance * classes + 0.1).mean())
-    return max(values)
+    powers = np.exp(2 * centred / np.sqrt((centred**2).mean()))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def oracle_transfer(logits, labels, classes, ridge=0.3):
@@ -47,20 +43,50 @@ def proxy_logits(spec, user):
     return points @ np.asarray(spec.proxy.weights) + np.asarray(spec.proxy.bias)
 
 
-def oracle_agreement(spec, peer):
-    """Mutual information of the proxy's classes with the peer's on the peer's points."""
-    points = np.asarray(peer.reduced_set.points, np.float64)
-    answers = (points @ peer.proxy.weights + peer.proxy.bias).argmax(axis=1)
-    logits = oracle_lift(spec.probe.landmarks, points) @ spec.probe.weights + spec.probe.bias
-    logits = logits - logits.mean(axis=1, keepdims=True)
-    powers = np.exp(2 * logits / np.sqrt((logits**2).mean()))
-    chance = powers / powers.sum(axis=1, keepdims=True)
-    joint = chance.T @ np.eye(4)[answers] / len(points)
-    # The smoothing covers the padded classes of the market too: eight by eight cells.
-    joint = np.pad(joint, ((0, 4), (0, 4))) + 1e-4
+def probed(spec, points):
+    """Return the probe proxy's logits, (n, C)."""
+    lifted = oracle_lift(spec.probe.landmarks, np.asarray(points, np.float64))
+    return lifted @ spec.probe.weights + spec.probe.bias
+
+
+def oracle_regions(specs):
+    """How much each landmark counts for each learnware, (specs, D)."""
+    values = []
+    for spec in specs:
+        kernel, own = spec.kernel, spec.reduced_set
+        at = js.ReducedSet(spec.probe.landmarks, np.eye(len(spec.probe.landmarks)))
+        gram = np.asarray(js.gram(kernel, at.points, own.points), np.float64)
+        norm = float(js.inner_product(kernel, own, own))
+        values.append(gram @ np.asarray(own.weights) / np.sqrt(norm))
+    above = np.maximum(np.array(values) - np.mean(values, axis=0), 0)
+    return above / above.sum(axis=1, keepdims=True)
+
+
+def oracle_agreement(spec, peer, region):
+    """Mutual information of two probe proxies' classes at the landmarks of a region."""
+    own, other = (oracle_chances(probed(one, one.probe.landmarks)) for one in (spec, peer))
+    joint = np.einsum("dc,db,d->cb", own, other, region) + 1e-4
     joint /= joint.sum()
     apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
     return (joint * np.log(joint / apart)).sum()
+
+
+def oracle_slope(specs):
+    """Regression of agreement on closeness within pseudo-users, shrunk to 0.7."""
+    regions = oracle_regions(specs)
+    near, agree = np.zeros((2, len(specs), len(specs)))
+    for i, one in enumerate(specs):
+        for j, other in enumerate(specs):
+            near[i, j] = closeness(one, other)
+            agree[i, j] = oracle_agreement(other, one, regions[i])
+    others = ~np.eye(len(specs), dtype=bool)
+    top = bottom = 0.1
+    top *= 0.7
+    for i in range(len(specs)):
+        x, y = near[i, others[i]], agree[i, others[i]]
+        top += ((x - x.mean()) * (y - y.mean())).sum()
+        bottom += ((x - x.mean()) ** 2).sum()
+    return max(top / bottom, 0)
 
 
 def closeness(spec, user):
@@ -79,26 +105,90 @@ def test_transfer_equals_leaving_every_example_out(market):
 
 
 def test_likelihood_equals_the_formula():
-    specs = {f"m{s}": specification_with_probe(s) for s in range(3)}
+    specs = [specification_with_probe(s) for s in range(3)]
+    market = js.Market.from_specifications({f"m{s}": spec for s, spec in enumerate(specs)})
     user = made_user(1)
-    result = js.match(js.Market.from_specifications(specs), user, method="likelihood")
-    wanted = []
-    for row, spec in enumerate(specs.values()):
-        lifted = oracle_lift(spec.probe.landmarks, user.reduced_set.points)
-        logits = lifted @ spec.probe.weights + spec.probe.bias
-        want = oracle_likelihood(logits, np.asarray(user.labels), 4)
-        want += 0.5 * result.class_similarity[row].mean() + 4 * closeness(spec, user)
-        wanted.append(want)
-    # The peer part, from its definition, for the user whose own task is the second learnware's.
-    peer = list(specs.values())[1]
+    result = js.match(market, user, method="likelihood")
+    labels = np.asarray(user.labels)
+    chance = []
+    for spec in specs:
+        found = oracle_chances(probed(spec, user.reduced_set.points))
+        chance.append(found[np.arange(len(labels)), labels].mean())
+    # The user's own task is the second learnware's: that one is its peer.
+    peer = specs[1]
     noise = (1 - float(js.inner_product(peer.kernel, peer.reduced_set, peer.reduced_set))) / 40
     reliability = np.clip(3 - result.squared_mmd[1] / noise, 0, 1)
     assert reliability > 0.5
-    agreement = [oracle_agreement(spec, peer) for spec in specs.values()]
+    region = oracle_regions(specs)[1]
+    agreement = [oracle_agreement(spec, peer, region) for spec in specs]
     agreement[1] = max(agreement[0], agreement[2])  # it agrees with itself: that is no evidence
-    np.testing.assert_allclose(
-        result.scores, np.array(wanted) + reliability * np.array(agreement), atol=3e-2
+    near = np.array([closeness(spec, user) for spec in specs])
+    slope = oracle_slope(specs)
+    np.testing.assert_allclose(float(market.calibration.slope), slope, atol=2e-2)
+    rest = reliability * np.array(agreement) + slope * (near - near.mean())
+    np.testing.assert_allclose(result.scores, np.array(chance) + 0.6 * rest, atol=1e-2)
+
+
+def test_a_learnware_is_asked_only_for_the_classes_it_has():
+    spec = specification_with_probe(1)
+    fewer = dataclasses.replace(
+        spec,
+        proxy=js.Proxy(spec.proxy.weights[:, :2], spec.proxy.bias[:2]),
+        probe=dataclasses.replace(
+            spec.probe, weights=spec.probe.weights[:, :2], bias=spec.probe.bias[:2]
+        ),
+        class_names=spec.class_names[:2],
     )
+    market = js.Market.from_specifications({"all": spec, "two": fewer})
+    user = made_user(1)
+    labels = np.asarray(user.labels)
+    found = oracle_chances(probed(fewer, user.reduced_set.points))
+    chance = np.where(labels < 2, found[np.arange(len(labels)), np.minimum(labels, 1)], 0.0)
+    arrays = matching.stack_users(market, [user])
+    parts = scoring.compare_classes(
+        market.arrays, arrays, np.int32(2), "likelihood", peers_of(market, arrays)
+    )
+    np.testing.assert_allclose(parts.behaviour[1, 0], chance.mean(), atol=5e-3)
+    np.testing.assert_allclose(parts.share[:2, 0], [1.0, (labels < 2).mean()], atol=1e-6)
+    result = js.match(market, user)
+    assert result.scores[0] > result.scores[1]
+
+
+def peers_of(market, arrays):
+    alive = np.zeros(market.arrays.weights.shape[0], bool)
+    alive[market.rows] = True
+    embedded = scoring.embed(market.arrays, arrays, np.int32(market.length))
+    return scoring.find_peers(market.arrays, arrays, embedded, alive, market.calibration)
+
+
+def test_closeness_counts_where_near_models_agree_and_not_where_they_do_not():
+    """The market's own calibration: models that follow the features, and models that do not."""
+    rng = np.random.default_rng(0)
+    kernel = js.Gaussian(bandwidth=np.float32(3.0))
+    probe = (2 * rng.normal(size=(300, 6))).astype(np.float32)
+    groups = 2 * rng.normal(size=(3, 6))  # three contexts, four learnwares in each
+    habits = rng.normal(size=(3, 6, 3))
+    slopes = {}
+    for kind in ("of the features", "of their own"):
+        specs = {}
+        for i in range(12):
+            points = (groups[i % 3] + rng.normal(size=(80, 6))).astype(np.float32)
+            own = rng.normal(size=(6, 3))
+            weights = habits[i % 3] + 0.1 * own if kind == "of the features" else own
+            powers = np.exp(probe @ weights)
+            labels = np.arange(80) % 3
+            specs[f"m{i}"] = js.specify(
+                jax.random.key(i),
+                points,
+                labels,
+                class_names=["a", "b", "c"],
+                kernel=kernel,
+                feature_space="made",
+                size=10,
+                probe=(probe, (powers / powers.sum(1, keepdims=True)).astype(np.float32)),
+            )
+        slopes[kind] = float(js.Market.from_specifications(specs).calibration.slope)
+    assert slopes["of the features"] > 2 * slopes["of their own"]
 
 
 def test_inverse_equals_numpy():
@@ -203,7 +293,7 @@ def test_further_random_outputs_do_not_help_transfer_on_average():
             points=points[None],
             weights=np.full((1, 50), 0.02),
             labels=labels[None],
-            count=np.array(50),
+            counts=np.array([50]),
             examples=np.array([50.0]),
             class_vectors=np.zeros((1, 5, 64)),
             class_mask=np.ones((1, 5), bool),
@@ -238,13 +328,8 @@ def test_a_market_without_probe_ranks_like_class_vectors_and_embeddings(market):
     """Without probes the likelihood is a fixed mix of the two other parts."""
     user = made_user(2)
     result = js.match(market, user, method="likelihood")
-    peer = made_specification(2).reduced_set
-    noise = (1 - float(js.inner_product(market.kernel, peer, peer))) / 40
-    reliability = np.clip(3 - result.squared_mmd[2] / noise, 0, 1)
-    for row, spec in enumerate(made_specification(s) for s in range(6)):
-        similarity = result.class_similarity[row].mean()
-        close = closeness(spec, user)
-        likelihood = 1.92 * similarity + 0.99 * close - 0.83
-        agreement = -0.06 * similarity + 1.43 * close - 0.93
-        want = likelihood + 0.5 * similarity + 4 * close + reliability * agreement
-        np.testing.assert_allclose(result.scores[row], want, atol=1e-3)
+    specs = [made_specification(s) for s in range(6)]
+    near = np.array([closeness(spec, user) for spec in specs])
+    chance = 0.57 * result.class_similarity.mean(axis=1) + 1.14 * near - 0.61
+    want = chance + 0.6 * 0.7 * (near - near.mean())
+    np.testing.assert_allclose(result.scores, want, atol=1e-3)

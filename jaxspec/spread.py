@@ -1,0 +1,126 @@
+"""The pass over a market on one device or on all devices of a mesh, and its best k learnwares.
+
+Every device scores the rows that it holds, under `shard_map`. What they tell each other is small:
+the nearest learnware for a user, the largest agreement with it, and the best k. The functions are
+the same on one device (mesh None); `jaxspec.matching` calls them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxspec.calibration import Calibration
+from jaxspec.market_arrays import MarketArrays, partition_specs
+from jaxspec.pytrees import register
+from jaxspec.scoring import Scores, UserArrays, score
+
+__all__ = ["Best", "best_spread", "score_spread"]
+
+Array = Any
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best k learnwares for each user, best first; equal scores in the order of slots.
+
+    Attributes:
+        slots: (Q, k) int32; k is at most the number of rows.
+        scores: arrays (Q, k, ...), a score of minus infinity where there is no learnware.
+    """
+
+    slots: Array
+    scores: Scores
+
+
+def _mapped(local: Any, mesh: Mesh, market: MarketArrays) -> Any:
+    """Return `local` over the devices, with its result on all of them."""
+    whole, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(partition_specs(mesh, market), whole, whole, split, whole),
+        out_specs=whole,
+        check_vma=False,  # results are gathered, hence equal everywhere
+    )
+
+
+@partial(jax.jit, static_argnames=("method", "mesh"))
+def score_spread(
+    market: MarketArrays,
+    users: UserArrays,
+    length: Array,
+    alive: Array,
+    calibration: Calibration,
+    *,
+    method: str,
+    mesh: Mesh | None = None,
+) -> Scores:
+    """Return the scores of all rows, (Q, rows), for Q users; see `scoring.score`."""
+    if mesh is None:
+        return score(market, users, length, alive, calibration, method=method)
+    axis = mesh.axis_names
+
+    def local(*arguments: Any) -> Scores:
+        found = score(*arguments, method=method, axis=axis)
+        return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis, axis=1, tiled=True), found)
+
+    return _mapped(local, mesh, market)(market, users, length, alive, calibration)
+
+
+@partial(jax.jit, static_argnames=("method", "k", "mesh"))
+def best_spread(
+    market: MarketArrays,
+    users: UserArrays,
+    length: Array,
+    alive: Array,
+    calibration: Calibration,
+    *,
+    method: str,
+    k: int,
+    mesh: Mesh | None = None,
+) -> Best:
+    """Return the best k learnwares: those of every device, then of all; see `scoring.score`."""
+    axis = None if mesh is None else mesh.axis_names
+    devices = 1 if mesh is None else mesh.size
+
+    def local(
+        market: MarketArrays,
+        users: UserArrays,
+        length: Array,
+        alive: Array,
+        calibration: Calibration,
+    ) -> Best:
+        found = score(market, users, length, alive, calibration, method=method, axis=axis)
+        scores = jnp.where(alive, found.scores, -jnp.inf)
+        _, rows = jax.lax.top_k(scores, min(k, scores.shape[1]))  # equal ones in order of rows
+        taken = jax.tree.map(lambda leaf: _taken(leaf, rows), found)
+        taken = dataclasses.replace(taken, scores=_taken(scores, rows))
+        if axis is None:
+            return Best(rows.astype(jnp.int32), taken)
+        slots = rows * devices + jax.lax.axis_index(axis)
+        best = Best(slots.astype(jnp.int32), taken)
+        best = jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis, axis=1, tiled=True), best)
+        return _best_of(best, min(k, best.slots.shape[1]))
+
+    if mesh is None:
+        return local(market, users, length, alive, calibration)
+    return _mapped(local, mesh, market)(market, users, length, alive, calibration)
+
+
+def _taken(leaf: Array, rows: Array) -> Array:
+    """Return leaf[q, rows[q]] for every user q."""
+    return jax.vmap(lambda values, at: values[at])(leaf, rows)
+
+
+def _best_of(best: Best, k: int) -> Best:
+    """Return the best k of candidates (Q, K k), by score and then by slot."""
+    places = jnp.broadcast_to(jnp.arange(best.slots.shape[1]), best.slots.shape)
+    order = jax.lax.sort((-best.scores.scores, best.slots, places), num_keys=2)[2][:, :k]
+    return jax.tree.map(lambda leaf: _taken(leaf, order), best)
