@@ -18,7 +18,7 @@ from jaxspec.kernels import (
     weighted_sum,
 )
 from jaxspec.market import Market
-from jaxspec.matching import Match, match
+from jaxspec.matching import Match, match, top_k
 from jaxspec.proxy import Proxy, fit_proxies, fit_proxy
 from jaxspec.rkme import best_weights, reduce_set, reduce_sets, suggest_size
 from jaxspec.specification import (
@@ -58,5 +58,6 @@ __all__ = [
     "specify_user",
     "squared_mmd",
     "suggest_size",
+    "top_k",
     "weighted_sum",
 ]

@@ -216,6 +216,10 @@ class Market:
             return tuple(ids[: self._length])
         return tuple(ids[slot] for slot in self.slots)
 
+    def id_of(self, slot: int) -> str:
+        """Return the id of the learnware in a slot."""
+        return self._storage.ids[slot]
+
     @property
     def arrays(self) -> MarketArrays:
         """The stacked arrays; only those named by `rows` belong to this market.
@@ -398,6 +402,7 @@ class Market:
         """
         if not isinstance(mesh, Mesh):
             raise TypeError(f"mesh: expected a jax.sharding.Mesh, got {type(mesh).__name__}")
+        mesh = Mesh(mesh.devices, mesh.axis_names)  # with jax's automatic axes, whatever it had
         calibration = jax.tree.map(np.asarray, self.calibration)  # while all rows can be read
         spread = self._version(self._copy(mesh=mesh), len(self), frozenset())
         spread._calibration = calibration

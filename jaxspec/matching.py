@@ -7,19 +7,31 @@ are, is in `jaxspec.scoring`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import jax
 import numpy as np
 
 from jaxspec.market import Market
-from jaxspec.scoring import METHODS, NEED_LABELS, UserArrays
+from jaxspec.scoring import METHODS, NEED_LABELS, Scores, UserArrays
 from jaxspec.shapes import bucket, pad_to
 from jaxspec.specification import UserSpecification, check_comparable
-from jaxspec.spread import score_spread
+from jaxspec.spread import best_spread, score_spread
 
-__all__ = ["LABEL_SPACES", "METHODS", "REUSES", "Match", "match", "stack_users"]
+__all__ = [
+    "LABEL_SPACES",
+    "METHODS",
+    "REUSES",
+    "Match",
+    "alive_rows",
+    "by_method",
+    "match",
+    "match_of",
+    "prepare_users",
+    "stack_users",
+    "top_k",
+]
 
 LABEL_SPACES = ("auto", "homogeneous", "heterogeneous")
 REUSES = ("direct", "fine-tune")
@@ -114,20 +126,10 @@ def match(
         ValueError: an empty market, no user, an unknown option, a method that needs labels that
             the user does not share, or a user from another feature space or kernel.
     """
-    for name, value, allowed in (
-        ("method", method, (None, *METHODS)),
-        ("reuse", reuse, (None, *REUSES)),
-        ("label_spaces", label_spaces, LABEL_SPACES),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
+    users, arrays, methods = prepare_users(
+        market, user, method=method, reuse=reuse, label_spaces=label_spaces
+    )
     batch = not isinstance(user, UserSpecification)
-    users = [user] if isinstance(user, UserSpecification) else list(user)
-    arrays = stack_users(market, users, label_spaces=label_spaces)
-    methods = [
-        _method(one, bool(by_name), method, reuse)
-        for one, by_name in zip(users, arrays.by_name, strict=True)
-    ]
     found = _score(market, arrays, methods)
     names = tuple(one.class_names for one in users)
     classes = max(len(one) for one in names)
@@ -142,6 +144,130 @@ def match(
         market=market,
         **found,
     )
+
+
+def top_k(
+    market: Market,
+    user: UserSpecification | Sequence[UserSpecification],
+    k: int = 10,
+    *,
+    method: str | None = None,
+    reuse: str | None = None,
+    label_spaces: str = "auto",
+) -> Any:
+    """Return the best k learnwares only: a `Match` over them, best first.
+
+    For large markets and markets spread over devices: every device finds its own best k, and what
+    leaves the devices does not grow with the market. Scores are those of `match`.
+
+    Args:
+        market: at least one learnware.
+        user: a user's specification, or a sequence of them.
+        k: how many; fewer if the market has fewer.
+        method: see `match`.
+        reuse: see `match`.
+        label_spaces: see `match`.
+
+    Returns:
+        a `Match`, or for a sequence of users a list of one a user.
+
+    Raises:
+        ValueError: as `match`, or k below one.
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ValueError(f"k: expected an integer of at least 1, got {k!r}")
+    users, arrays, methods = prepare_users(
+        market, user, method=method, reuse=reuse, label_spaces=label_spaces
+    )
+    alive, matches = alive_rows(market), {}
+    padded_k = min(bucket(k, minimum=16), len(alive))
+    for name, chosen, some in by_method(arrays, methods):
+        best = best_spread(
+            market.arrays,
+            some,
+            np.int32(market.length),
+            alive,
+            market.calibration,
+            method=name,
+            k=padded_k,
+            mesh=market.mesh,
+        )
+        best = jax.tree.map(np.asarray, best)
+        for row, place in enumerate(chosen):
+            matches[place] = match_of(
+                market, users[place], name, best.slots[row], best.scores, row, min(k, len(market))
+            )
+    if isinstance(user, UserSpecification):
+        return matches[0]
+    return [matches[place] for place in range(len(users))]
+
+
+def match_of(
+    market: Market,
+    user: UserSpecification,
+    method: str,
+    slots: np.ndarray,
+    scores: Scores,
+    row: int,
+    k: int,
+) -> Match:
+    """Return the `Match` over the first k candidates of a user, best first.
+
+    Args:
+        market: that was asked.
+        user: who asked.
+        method: the score's name.
+        slots: (n,) of candidates, best first.
+        scores: arrays (Q, n, ...) of candidates.
+        row: which of the Q users it is.
+        k: how many candidates to keep.
+    """
+    classes = len(user.class_names)
+    return Match(
+        ids=tuple(market.id_of(int(slot)) for slot in slots[:k]),
+        scores=scores.scores[row, :k],
+        squared_mmd=scores.squared_mmd[row, :k],
+        class_similarity=scores.class_similarity[row, :k, :classes],
+        class_map=scores.class_map[row, :k, :classes],
+        class_names=user.class_names,
+        method=method,
+        market=market,
+    )
+
+
+def prepare_users(
+    market: Market,
+    user: UserSpecification | Sequence[UserSpecification],
+    *,
+    method: str | None,
+    reuse: str | None,
+    label_spaces: str,
+) -> tuple[list[UserSpecification], UserArrays, list[str]]:
+    """Check the arguments of `match` and return the users, stacked too, and a method for each."""
+    for name, value, allowed in (
+        ("method", method, (None, *METHODS)),
+        ("reuse", reuse, (None, *REUSES)),
+        ("label_spaces", label_spaces, LABEL_SPACES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
+    users = [user] if isinstance(user, UserSpecification) else list(user)
+    arrays = stack_users(market, users, label_spaces=label_spaces)
+    methods = [
+        _method(one, bool(by_name), method, reuse)
+        for one, by_name in zip(users, arrays.by_name, strict=True)
+    ]
+    return users, arrays, methods
+
+
+def by_method(
+    arrays: UserArrays, methods: Sequence[str]
+) -> Iterator[tuple[str, list[int], UserArrays]]:
+    """Yield (method, places of its users, these users padded to a power of two)."""
+    for method in dict.fromkeys(methods):
+        chosen = [i for i, one in enumerate(methods) if one == method]
+        padded = chosen + chosen[:1] * (bucket(len(chosen), minimum=1) - len(chosen))
+        yield method, chosen, jax.tree.map(lambda leaf, at=padded: leaf[at], arrays)
 
 
 def _method(user: UserSpecification, by_name: bool, method: str | None, reuse: str | None) -> str:
@@ -161,11 +287,8 @@ def _method(user: UserSpecification, by_name: bool, method: str | None, reuse: s
 def _score(market: Market, arrays: UserArrays, methods: list[str]) -> dict[str, np.ndarray]:
     """Run the pass once a method and return arrays (Q, len(market), ...) in the users' order."""
     parts, places = [], []
-    alive, rows = _alive(market), cast(Any, market.rows)
-    for method in dict.fromkeys(methods):
-        chosen = [i for i, one in enumerate(methods) if one == method]
-        padded = chosen + chosen[:1] * (bucket(len(chosen), minimum=1) - len(chosen))
-        users = jax.tree.map(lambda leaf, at=padded: leaf[at], arrays)
+    alive, rows = alive_rows(market), cast(Any, market.rows)
+    for method, chosen, users in by_method(arrays, methods):
         result = score_spread(
             market.arrays,
             users,
@@ -187,7 +310,7 @@ def _score(market: Market, arrays: UserArrays, methods: list[str]) -> dict[str, 
     return {name: value[order][:, rows] for name, value in found.items()}
 
 
-def _alive(market: Market) -> np.ndarray:
+def alive_rows(market: Market) -> np.ndarray:
     """Return which rows of the arrays hold a learnware of this market, (rows,) bool."""
     alive = np.zeros(market.arrays.weights.shape[0], bool)
     alive[market.rows] = True
