@@ -5,6 +5,7 @@ Label Spaces" (ICML 2023). Submitters call `specify`, users `specify_user` and `
 """
 
 from jaxspec import evaluation, reuse
+from jaxspec.index import Index
 from jaxspec.kernels import (
     Gaussian,
     InverseMultiquadric,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Gaussian",
+    "Index",
     "InverseMultiquadric",
     "Laplacian",
     "Market",

@@ -5,15 +5,14 @@ them. Here one program takes the points of a few learnwares, goes over the users
 block and keeps everything between in registers (GPU, Triton) or in vector memory (TPU, Mosaic);
 only the sums leave it. For kernels of the squared distance: Gaussian and inverse multiquadric.
 
-Never measured: it was written where there is no accelerator. Interpreted on a CPU it equals
-`embedding_products`, and it lowers for both kinds. XLA stays the default until
-`benchmarks/accelerator.py` has shown on a device that this is faster; block sizes are guesses too.
-jax has deprecated its Triton backend; without it `available` is False on a GPU.
+Never run on an accelerator: it was written where there is none. Interpreted on a CPU it equals
+`embedding_products`, and compilers for Hopper and TPU v5e take it, so XLA stays the default until
+`benchmarks/accelerator.py` has shown on a device that this is faster. jax 0.11 calls its Triton
+backend deprecated; with a jax that has none, `available` is False on a GPU.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,7 +35,7 @@ class Blocks(NamedTuple):
     """Sizes of a program's blocks, powers of two.
 
     Attributes:
-        rows: points of learnwares.
+        rows: points of learnwares; half of that for several users.
         columns: users' points at a time.
         depth: features at a time.
         column_bytes: of users' points that one call sees.
@@ -48,8 +47,10 @@ class Blocks(NamedTuple):
     column_bytes: int
 
 
+# For sm_90 the largest that compile without spilling registers (at 8 warps: 74 to 212 of 255, with
+# 10 to 37 KiB of shared memory); with 64 columns and a depth of 64 up to 7 kB were spilled.
 BLOCKS = {
-    "gpu": Blocks(rows=256, columns=64, depth=64, column_bytes=1 << 30),
+    "gpu": Blocks(rows=256, columns=32, depth=32, column_bytes=1 << 30),
     "tpu": Blocks(rows=1024, columns=128, depth=1 << 16, column_bytes=1 << 22),
 }
 
@@ -111,7 +112,7 @@ def fused_products(
     slots, m, d = points.shape
     users = shares.shape[1]
     blocks = BLOCKS[backend]
-    rows, held = _rows(m, blocks.rows)
+    rows, held = _rows(m, blocks.rows if users == 1 else blocks.rows // 2)
     depth = _power_of_two(d) if d <= blocks.depth else -(-d // blocks.depth) * blocks.depth
     square = jnp.square(jnp.asarray(kernel.bandwidth, jnp.float32))
     cut = _cut_columns(columns, shares, square, blocks, depth, exact=points.dtype == jnp.float32)
@@ -121,9 +122,7 @@ def fused_products(
     group_bytes = rows * depth * points.dtype.itemsize
     chunk = min(slots, held * max(1, CHUNK_BYTES // group_bytes))
     groups = -(-chunk // held)
-    call = partial(
-        _call, _unit(kernel), m, users, backend=backend, depth=blocks.depth, interpret=interpret
-    )
+    call = partial(_call, kernel, m, users, backend=backend, interpret=interpret)
 
     def one_chunk(i: Array, out: Array) -> Array:
         start = jnp.minimum(i * chunk, slots - chunk)
@@ -168,11 +167,6 @@ def _rows(m: int, most: int) -> tuple[int, int]:
     return rows, rows // m
 
 
-def _unit(kernel: Kernel) -> Kernel:
-    """Return the kernel with bandwidth one, to be given distances over the squared bandwidth."""
-    return dataclasses.replace(kernel, bandwidth=1.0)
-
-
 def _cut_columns(
     columns: Array, shares: Array, square: Array, blocks: Blocks, depth: int, *, exact: bool
 ) -> tuple[Array, Array, Array]:
@@ -208,7 +202,7 @@ def _compiler_options(backend: str) -> dict[str, Any]:
         return {}
     from jax.experimental.pallas import triton
 
-    return {"compiler_params": triton.CompilerParams(num_warps=8, num_stages=2)}
+    return {"compiler_params": triton.CompilerParams(num_warps=8, num_stages=1)}
 
 
 def _scalar_spec(backend: str) -> Any:
@@ -234,7 +228,6 @@ def _call(
     shares: Array,
     *,
     backend: str,
-    depth: int,
     interpret: bool,
 ) -> Array:
     """Return (groups, learnwares padded, Q padded) of grouped points (groups, rows, d)."""
@@ -249,13 +242,11 @@ def _call(
     def whole(array: Array) -> Any:
         return pl.BlockSpec(array.shape, lambda i: (0,) * array.ndim)
 
-    # A column beside the values to scale their rows, a row to weigh them in a product.
-    by_row = [points, norms[:, :, None], scales[:, :, None]]
-    by_row.append(weights[:, :, None] if single else weights[:, None, :])
+    by_row = [points, norms[:, None], scales[:, None], weights[:, None]]
     by_column = [parts, own, shares]
     out = jax.ShapeDtypeStruct(shape, jnp.float32)
     found = pl.pallas_call(
-        partial(_program, kernel, m, single, depth),
+        partial(_program, type(kernel), m, single, BLOCKS[backend].depth),
         grid=(groups,),
         in_specs=[_scalar_spec(backend), *map(own_block, by_row), *map(whole, by_column)],
         out_specs=own_block(out),
@@ -278,7 +269,7 @@ def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
 
 
 def _program(
-    kernel: Kernel,
+    form: type[Kernel],
     m: int,
     single: bool,
     depth: int,
@@ -296,16 +287,30 @@ def _program(
     rows, dimension = points.shape[1:]
     number, _, width, _ = parts.shape
     held = out.shape[2] if single else out.shape[1]
+    # Distances come divided by the squared bandwidth. An array, as Triton squares no constant.
+    kernel = form(bandwidth=jnp.ones((1, 1), jnp.float32))
+    scale, norm = scales[0].reshape(rows, 1), norms[0].reshape(rows, 1)
 
     def values(j: Array) -> Array:
         """Return k between the group's points and block j of the users', (rows, columns)."""
-        product = jnp.zeros((rows, width), jnp.float32)
-        for first in range(0, dimension, depth):
-            at = pl.ds(first, min(depth, dimension))
+
+        def deeper(at: Any, product: Array) -> Array:
             x = points[0, :, at].astype(jnp.float32).astype(parts.dtype)
             for part in range(number):
                 product += _dot(x, parts[part, j, :, at], (1, 1))
-        distance = product * scales[0] + norms[0] + own[j]
+            return product
+
+        product = jnp.zeros((rows, width), jnp.float32)
+        if dimension <= depth:
+            product = deeper(slice(None), product)
+        else:  # a loop: unrolled, Triton keeps all of it in shared memory at once
+            product = jax.lax.fori_loop(
+                0,
+                dimension // depth,
+                lambda k, total: deeper(pl.ds(k * depth, depth), total),
+                product,
+            )
+        distance = product * scale + norm + own[j]
         return kernel.profile(jnp.maximum(distance, 0.0))
 
     def of_learnware(shape: tuple[int, int], axis: int) -> Array:
@@ -321,7 +326,7 @@ def _program(
 
         zero = jnp.zeros((rows, width), jnp.float32)
         total = jax.lax.fori_loop(0, steps[0, 0], add_one, zero)
-        embedded = total.sum(axis=1, keepdims=True) * weights[0]
+        embedded = total.sum(axis=1, keepdims=True) * weights[0].reshape(rows, 1)
         found = jnp.where(of_learnware((rows, held), 0), embedded, 0.0)
         out[0] = found.sum(axis=0, keepdims=True)
         return

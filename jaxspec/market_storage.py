@@ -255,8 +255,25 @@ def build(
     devices = market_arrays.device_count(mesh)
     total = market_arrays.capacity(count, spare)
     total = -(-total // devices) * devices
-    done, rows, stacked = 0, {}, None
+    done, stacked = 0, None
     block_size = min(BLOCK, bucket(count))
+    waiting: list[dict[str, np.ndarray]] = []  # short blocks are finished and written together
+
+    last: dict[str, np.ndarray] = {}
+
+    def flush() -> None:
+        nonlocal stacked, done, last
+        rows = {name: np.concatenate([one[name] for one in waiting]) for name in waiting[0]}
+        waiting.clear()
+        rows = _finish(storage, kernel, rows)
+        if stacked is None:
+            stacked = market_arrays.allocate(rows, total, mesh)
+        stacked = _write_block(stacked, done, rows, block_size, mesh)
+        done += len(rows["weights"])
+        last = {name: value[-1:] for name, value in rows.items()}
+        if progress is not None:
+            progress(done, count)
+
     for ids, specs in blocks:
         rows = layout.empty(len(ids))
         if isinstance(specs, Specification):
@@ -269,14 +286,11 @@ def build(
         for i, (learnware, own) in enumerate(zip(ids, facts, strict=True)):
             rows["class_ids"][i] = storage.number(own.class_names, layout.classes)
             storage.enter(learnware, own)
-        rows = _finish(storage, kernel, rows)
-        if stacked is None:
-            stacked = market_arrays.allocate(rows, total, mesh)
-        # Few shapes of blocks: a short last one is written together with rows before it.
-        stacked = _write_block(stacked, done, rows, block_size, mesh)
-        done += len(ids)
-        if progress is not None:
-            progress(done, count)
+        waiting.append(rows)
+        if sum(len(one["weights"]) for one in waiting) >= BLOCK:
+            flush()
+    if waiting:
+        flush()
     assert stacked is not None
     fixed = {"landmarks": layout.landmarks, "white": white, "origin": layout.origin}
     storage.arrays = MarketArrays(
@@ -285,7 +299,7 @@ def build(
         kernel=market_arrays.replicated(kernel, mesh),
     )
     # Write the last slot again: the first `append` finds its function compiled.
-    write(storage, done - 1, {name: value[-1:] for name, value in rows.items()})
+    write(storage, done - 1, last)
     return storage
 
 
@@ -410,25 +424,44 @@ def sample_calibration(storage: Storage, slots: np.ndarray) -> Calibration:
 
     Learnwares with a probe proxy are preferred: only they show their behaviour.
     """
-    some = _spaced(slots, 4 * SAMPLE)
-    probed = np.array([storage.facts[slot].fidelity is not None for slot in some])
-    chosen = _spaced(some[probed] if probed.any() else some, SAMPLE)
+    chosen = sample_slots(storage, slots)
     rows = take(storage, pad_to(chosen, (SAMPLE,), value=chosen[0]))
-    points = market_arrays.decode_points(rows["points"], rows["scales"])
     arrays = storage.arrays
+    kernel = jax.tree.map(np.asarray, arrays.kernel)
+    return calibrate_rows(kernel, np.asarray(arrays.landmarks), rows, len(chosen))
+
+
+def sample_slots(storage: Storage, slots: np.ndarray) -> np.ndarray:
+    """Return which of `slots` stand for all of them, (n,), n at most `SAMPLE`."""
+    some = spaced(slots, 4 * SAMPLE)
+    probed = np.array([storage.facts[slot].fidelity is not None for slot in some])
+    return spaced(some[probed] if probed.any() else some, SAMPLE)
+
+
+def calibrate_rows(
+    kernel: Kernel, landmarks: np.ndarray, rows: dict[str, np.ndarray], count: int
+) -> Calibration:
+    """Return the calibration of stored rows, of which the first `count` are no padding.
+
+    Args:
+        kernel: the market's, with float32 leaves.
+        landmarks: (D, d).
+        rows: {field: (SAMPLE, ...)}.
+        count: of learnwares in the sample.
+    """
     return calibrate(
-        jax.tree.map(np.asarray, arrays.kernel),
-        np.asarray(arrays.landmarks),
-        points,
+        kernel,
+        landmarks,
+        market_arrays.decode_points(rows["points"], rows["scales"]),
         rows["weights"],
         rows["self_terms"],
         rows["probe_chances"].astype(np.float32) / market_arrays.CHANCE_STEPS,
         rows["class_ids"] >= 0,
-        np.arange(SAMPLE) < len(chosen),
+        np.arange(SAMPLE) < count,
     )
 
 
-def _spaced(values: np.ndarray, count: int) -> np.ndarray:
+def spaced(values: np.ndarray, count: int) -> np.ndarray:
     """Return at most `count` of the values, evenly spaced."""
     places = np.linspace(0, len(values) - 1, min(len(values), count))
     return values[places.round().astype(int)]

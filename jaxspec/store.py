@@ -41,7 +41,17 @@ from jaxspec.rkme import Diagnostics
 from jaxspec.shapes import pad_to
 from jaxspec.specification import FORMAT_VERSION, as_class_names
 
-__all__ = ["load_market", "load_specification", "save_market", "save_specification"]
+__all__ = [
+    "Header",
+    "check_files",
+    "derive",
+    "ledger",
+    "load_market",
+    "load_specification",
+    "read_header",
+    "save_market",
+    "save_specification",
+]
 
 PathLike = str | os.PathLike[str]
 MARKET_VERSION = 1
@@ -261,32 +271,111 @@ def load_market(path: PathLike) -> _market.Market:
     """
     target = _existing(path)
     with _naming(target):
-        pointer = _pointer(target)
-        version = target / pointer["current"]
-        data = (version / "facts.json").read_bytes()
-        _check_that(zlib.crc32(data) == pointer["crc32"], "facts.json: its checksum is wrong")
-        header = json.loads(data)
-        ids, names, facts = header["ids"], header["class_names"], header["facts"]
-        for field, values in (("ids", ids), ("class_names", names)):
-            good = _conforms(tuple(values), tuple[str, ...]) and "" not in values
-            good = good and 0 < len(values) == len(set(values))
-            _check_that(good, f"{field}: expected different, non-empty strings")
-        space, kinds = header["feature_space"], {k.__name__: k for k in typing.get_args(Kernel)}
-        _check_that(_conforms(space, str) and space, "feature_space: expected a non-empty string")
-        _check_that(header["kernel"] in kinds, f"kernel: expected one of {sorted(kinds)}")
-        kernel = kinds[header["kernel"]](header["bandwidth"])
-        # Before Orbax sees them: its threads go on complaining after an error.
-        damaged = _checksums(version / "arrays") != header["files"]
-        _check_that(not damaged, "arrays: a file is missing or damaged, or does not belong there")
-        precision = header.get("storage", "float32")  # of version 1 before there was a choice
-        _check_that(precision in market_arrays.STORAGES, f"storage: got {precision!r:.40}")
-        arrays = _load_arrays(version / "arrays", header["arrays"], len(ids), precision)
-        _check_facts(facts, len(ids), arrays["points"].shape[1])
-        spaces, space_of = _label_spaces(arrays["class_ids"], names)
-        probe, landmarks = header["probe"], arrays["landmarks"].shape[0]
-        _check_that(_conforms(probe, str | None), "probe: expected a fingerprint or null")
-        _check_that((probe is None) == (landmarks == 0), "probe: does not fit to the arrays")
-        return _unpack(arrays, ids, names, facts, spaces, space_of, kernel, space, probe, precision)
+        header = read_header(target)
+        check_files(header)  # before Orbax sees them: its threads go on complaining after an error
+        arrays = _load_arrays(header)
+        return _unpack(header, ledger(header, arrays["class_ids"]), arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a market on disk says of itself, checked: everything but its numbers.
+
+    Attributes:
+        folder: of the arrays.
+        version: the name of the version folder, and the checksum of its facts.
+        ids: of the M learnwares.
+        class_names: of the numbers in the array `class_ids`.
+        facts: {field of `market_storage.Facts`: M values}, without class names.
+        feature_space: of all.
+        kernel: of all.
+        probe: fingerprint of the probe set, or None.
+        precision: a key of `market_arrays.STORAGES`.
+        arrays: {field of `MarketArrays`: (shape, dtype)}; those of a market without a probe set
+            are absent, and in the first files `scales` and `square_norms`.
+        files: {file below `folder`: CRC-32}.
+    """
+
+    folder: Path
+    version: str
+    ids: list[str]
+    class_names: list[str]
+    facts: dict[str, list[Any]]
+    feature_space: str
+    kernel: Kernel
+    probe: str | None
+    precision: str
+    arrays: dict[str, tuple[Any, str]]
+    files: dict[str, int]
+
+
+def read_header(target: Path) -> Header:
+    """Read and check what a folder of `save_market` holds, without its arrays.
+
+    Raises:
+        ValueError, KeyError, TypeError, OSError: something is not as it must be.
+    """
+    pointer = _pointer(target)
+    version = target / pointer["current"]
+    data = (version / "facts.json").read_bytes()
+    _check_that(zlib.crc32(data) == pointer["crc32"], "facts.json: its checksum is wrong")
+    header = json.loads(data)
+    ids, names, facts = header["ids"], header["class_names"], header["facts"]
+    for field, values in (("ids", ids), ("class_names", names)):
+        good = _conforms(tuple(values), tuple[str, ...]) and "" not in values
+        good = good and 0 < len(values) == len(set(values))
+        _check_that(good, f"{field}: expected different, non-empty strings")
+    space, kinds = header["feature_space"], {k.__name__: k for k in typing.get_args(Kernel)}
+    _check_that(_conforms(space, str) and space, "feature_space: expected a non-empty string")
+    _check_that(header["kernel"] in kinds, f"kernel: expected one of {sorted(kinds)}")
+    kernel = kinds[header["kernel"]](header["bandwidth"])
+    precision = header.get("storage", "float32")  # of version 1 before there was a choice
+    _check_that(precision in market_arrays.STORAGES, f"storage: got {precision!r:.40}")
+    arrays = _checked_header(header["arrays"], len(ids), precision)
+    _check_facts(facts, len(ids), arrays["points"][0][1])
+    probe = header["probe"]
+    _check_that(_conforms(probe, str | None), "probe: expected a fingerprint or null")
+    fits = (probe is None) == ("landmarks" not in arrays)
+    _check_that(fits, "probe: does not fit to the arrays")
+    return Header(
+        folder=version / "arrays",
+        version=f"{version.name} {pointer['crc32']}",
+        ids=ids,
+        class_names=names,
+        facts=facts,
+        feature_space=space,
+        kernel=kernel,
+        probe=probe,
+        precision=precision,
+        arrays=arrays,
+        files=header["files"],
+    )
+
+
+def check_files(header: Header) -> None:
+    """Read all files of the arrays and check that they are those that were written."""
+    damaged = _checksums(header.folder) != header.files
+    _check_that(not damaged, "arrays: a file is missing or damaged, or does not belong there")
+
+
+def ledger(header: Header, class_ids: np.ndarray) -> market_storage.Storage:
+    """Return ids, names and facts as a market keeps them, without arrays.
+
+    Args:
+        header: of the market.
+        class_ids: (M, classes) int32 of all learnwares; they are checked.
+    """
+    spaces, space_of = _label_spaces(class_ids, header.class_names)
+    storage = market_storage.Storage(header.precision)
+    storage.ids, storage.probe = header.ids, header.probe
+    storage.index = {learnware: (slot,) for slot, learnware in enumerate(header.ids)}
+    storage.names = {name: number for number, name in enumerate(header.class_names)}
+    rows = zip(*header.facts.values(), strict=True)
+    for slot, (label_space, row) in enumerate(zip(space_of, rows, strict=True)):
+        own, facts = spaces[label_space], dict(zip(header.facts, row, strict=True))
+        storage.label_spaces.setdefault(own, []).append(slot)
+        storage.facts.append(market_storage.Facts(own, **facts))
+    return storage
 
 
 def _pointer(target: Path) -> Any:
@@ -375,29 +464,34 @@ def _checked_header(said: Any, count: int, precision: str) -> dict[str, tuple[An
     return checked
 
 
-def _load_arrays(folder: Path, said: Any, count: int, precision: str) -> dict[str, np.ndarray]:
-    """Check what the arrays are said to be, read them, and check that they are that."""
+def _load_arrays(header: Header) -> dict[str, np.ndarray]:
+    """Read the arrays and check that they are what the header says."""
     import orbax.checkpoint as ocp
 
     expected = {
         name: np.broadcast_to(np.zeros((), jnp.dtype(dtype)), shape)  # takes no memory
-        for name, (shape, dtype) in _checked_header(said, count, precision).items()
+        for name, (shape, dtype) in header.arrays.items()
     }
     with ocp.StandardCheckpointer() as checkpointer:
-        arrays = checkpointer.restore(folder.absolute(), expected)
+        arrays = checkpointer.restore(header.folder.absolute(), expected)
     for name, array in arrays.items():
         _check_finite(name, array)
-    if "landmarks" not in said:
-        classes, d = arrays["class_vectors"].shape[1:]
+    if "landmarks" not in arrays:
+        count, classes, d = arrays["class_vectors"].shape
         empty = {"probe_weights": (count, classes, 0), "landmarks": (0, d), "white": (0, 0)}
         arrays.update({name: np.zeros(shape, np.float32) for name, shape in empty.items()})
         arrays["probe_weights"] = arrays["probe_weights"].astype(arrays["class_vectors"].dtype)
         arrays["probe_chances"] = np.zeros(empty["probe_weights"], np.uint8)
-    if "scales" not in arrays:
-        arrays["scales"] = np.ones(count, np.float32)
-    if "square_norms" not in arrays:
-        arrays["square_norms"] = np.square(arrays["points"]).sum(axis=2)
+    derive(arrays)
     return arrays
+
+
+def derive(rows: dict[str, np.ndarray]) -> None:
+    """Add what the first files do not hold to rows with points, which then are float32."""
+    if "scales" not in rows:
+        rows["scales"] = np.ones(len(rows["points"]), np.float32)
+    if "square_norms" not in rows:
+        rows["square_norms"] = np.square(rows["points"]).sum(axis=2)
 
 
 def _check_facts(facts: Any, count: int, size: int) -> None:
@@ -427,27 +521,11 @@ def _label_spaces(ids: np.ndarray, names: list[str]) -> tuple[list[tuple[str, ..
 
 
 def _unpack(
-    arrays: dict[str, np.ndarray],
-    ids: list[str],
-    names: list[str],
-    facts: dict[str, list[Any]],
-    spaces: list[tuple[str, ...]],
-    space_of: list[int],
-    kernel: Any,
-    feature_space: str,
-    probe: str | None,
-    precision: str,
+    header: Header, storage: market_storage.Storage, arrays: dict[str, np.ndarray]
 ) -> _market.Market:
     """Return the market of checked parts, with spare slots."""
-    storage, slots = market_storage.Storage(precision), market_arrays.capacity(len(ids))
-    storage.ids, storage.probe = ids, probe
-    storage.index = {learnware: (slot,) for slot, learnware in enumerate(ids)}
-    storage.names = {name: number for number, name in enumerate(names)}
-    rows = zip(*facts.values(), strict=True)
-    for slot, (label_space, row) in enumerate(zip(space_of, rows, strict=True)):
-        own = spaces[label_space]
-        storage.label_spaces.setdefault(own, []).append(slot)
-        storage.facts.append(market_storage.Facts(own, **dict(zip(facts, row, strict=True))))
+    count, kernel = len(header.ids), header.kernel
+    slots = market_arrays.capacity(count)
     stacked = {}
     for name in list(arrays):
         array = arrays.pop(name)  # so that no two copies of everything exist
@@ -457,12 +535,12 @@ def _unpack(
         stacked[name] = jnp.array(array)
     own_kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), kernel)
     storage.arrays = market_arrays.MarketArrays(**stacked, kernel=own_kernel)
-    market = _market.Market(storage, len(ids), frozenset(), kernel, feature_space)
+    market = _market.Market(storage, count, frozenset(), kernel, header.feature_space)
     # Write zeros to the first free slot: the first `add` finds its functions compiled.
     whole = {name: getattr(storage.arrays, name) for name in market_arrays.ROW_FIELDS}
     zeros = {name: np.zeros((1, *value.shape[1:]), value.dtype) for name, value in whole.items()}
     zeros["class_ids"] -= 1
-    market_storage.write(storage, len(ids), zeros)
+    market_storage.write(storage, count, zeros)
     return market
 
 

@@ -1,0 +1,156 @@
+"""The index: what its codes approximate, that it finds the best, and that it stays current."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from conftest import made_specification, made_user
+from test_probe import specification_with_probe
+
+import jaxspec as js
+from benchmarks import made_market
+from jaxspec import index as indices
+from jaxspec import index_codes, market_storage, matching
+
+
+@functools.cache
+def world():
+    return made_market.make_world(dimension=16)
+
+
+@functools.cache
+def large():
+    return made_market.make_market(world(), 1500, size=20)
+
+
+@functools.cache
+def index():
+    return js.Index.build(large())
+
+
+def users(count=8, seed=5):
+    return made_market.make_users(world(), count, size=30, seed=seed)
+
+
+def test_the_exact_best_ten_are_among_the_candidates():
+    found, exact = index().search(users(), 10), js.top_k(large(), users(), 10)
+    for one, best in zip(found, exact, strict=True):
+        assert set(best.ids) <= set(one.ids)
+        assert one.ids[0] == best.ids[0]
+        assert len(one.ids) < len(large()) / 4
+
+
+@pytest.mark.parametrize("method", ["likelihood", "classwise", "rkme", "transfer"])
+def test_scores_of_candidates_are_exact(method):
+    user = users(1)[0]
+    found = index().search(user, 5, method=method)
+    exact = js.match(large(), user, method=method)
+    place = {learnware: i for i, learnware in enumerate(exact.ids)}
+    rows = [place[learnware] for learnware in found.ids]
+    np.testing.assert_allclose(found.scores, exact.scores[rows], atol=2e-5)
+    np.testing.assert_allclose(found.squared_mmd, exact.squared_mmd[rows], atol=2e-5)
+    np.testing.assert_array_equal(found.class_map, exact.class_map[rows])
+    assert (np.diff(found.scores) <= 0).all()
+    assert found.explain(found.ids[0])[0][0] == user.class_names[0]
+
+
+def test_a_code_has_at_most_a_kibibyte():
+    assert index().bytes_per_learnware <= 1024
+
+
+def test_inner_products_of_first_pieces_are_the_embeddings_angles():
+    market, people = large(), users()
+    arrays = matching.stack_users(market, people)
+    first, _ = index_codes.encode_users(index()._codes.encoder, market.arrays, arrays)
+    codes = np.asarray(index()._codes.codes)[: len(market), : index_codes.EMBEDDING]
+    exact = js.match(market, people, method="classwise")
+    close = (exact.scores - exact.class_similarity.mean(axis=2)) / 2
+    np.testing.assert_allclose(np.asarray(first) @ codes.T, close, atol=0.05)
+
+
+def test_sketches_of_like_names_add_up_and_others_cancel():
+    rng = np.random.default_rng(0)
+    names = {f"class {i}": i for i in range(40)}
+    places, signs = index_codes.name_tables(names, 64)
+    encoder = dataclasses.replace(index()._codes.encoder, places=places, signs=signs)
+    vectors = rng.normal(size=(200, 5, 64)).astype(np.float32) / 8
+    numbers = np.stack([rng.permutation(40)[:5] for _ in range(200)]).astype(np.int32)
+    sketch = np.asarray(index_codes._sketched(encoder, vectors, numbers))
+    same = (sketch**2).sum(axis=1)
+    np.testing.assert_allclose(same.mean(), (vectors**2).sum(axis=(1, 2)).mean(), rtol=0.1)
+    other = np.asarray(index_codes._sketched(encoder, vectors, (numbers + 7) % 40))
+    assert abs((sketch * other).sum(axis=1)).mean() < 0.4 * same.mean()
+
+
+def test_add_and_remove_keep_it_current():
+    specs = {f"m{s}": made_specification(s) for s in range(6)}
+    first = js.Index.build(js.Market.from_specifications(specs))
+    user = made_user(7)
+    grown = first.add("new", made_specification(7))
+    assert grown.search(user, 3).ids[0] == "new"
+    assert "new" not in first.search(user, 3).ids
+    gone = grown.remove("new")
+    assert "new" not in gone.search(user, 3).ids
+    many = grown
+    for i in range(40):  # past the capacity
+        many = many.add(f"more {i}", made_specification(i % 6))
+    assert many.search(user, 3).ids[0] == "new"
+    assert len(many) == 47
+    rebuilt = market_storage.take(many.market._storage, many.market.slots)
+    again = index_codes.encode_rows(many._codes.encoder, many.market.kernel, rebuilt)
+    np.testing.assert_allclose(np.asarray(many._codes.codes)[:47], again, atol=1e-5)
+
+
+def test_it_serves_markets_with_probes_and_users_of_other_names():
+    market = js.Market.from_specifications({f"m{s}": specification_with_probe(s) for s in range(6)})
+    own, stranger = made_user(2), made_user(2, class_names=["w", "x", "y", "z"])
+    found, other = js.Index.build(market).search([own, stranger], 3)
+    assert found.method == "likelihood"
+    assert other.method == "transfer"
+    exact = js.match(market, own)
+    assert dict(exact.top_k(6)).keys() == set(found.ids)
+    np.testing.assert_allclose(found.scores, [s for _, s in exact.top_k(6)], atol=1e-4)
+
+
+def test_a_higher_recall_asks_for_more_candidates(monkeypatch):
+    one = index()
+    depths = np.arange(1, 65) * 10.0
+    monkeypatch.setitem(
+        one._filters, ("classwise", True), (one._filter("likelihood", by_name=True)[0], depths)
+    )
+    few, many = (one.candidates(10, recall=r, method="classwise") for r in (0.5, 0.99))
+    assert few < many
+
+
+def test_growing_by_one_and_users_of_other_classes_compile_nothing(compile_counter):
+    market = js.Market.from_specifications({f"m{s}": made_specification(s) for s in range(9)})
+    one = js.Index.build(market)
+    one = one.add("first", made_specification(6))
+    one.search(made_user(1), 3)
+    with compile_counter() as counter:
+        one = one.add("second", made_specification(7))
+        one.search(made_user(1, classes=3), 3)
+        one.search(made_user(1, per_class=7), 3)
+    assert counter.count == 0
+
+
+def test_bad_input_is_named():
+    with pytest.raises(TypeError, match="market: expected a Market"):
+        js.Index.build("market")
+    with pytest.raises(ValueError, match="k: expected an integer of at least 1"):
+        index().search(users(1)[0], 0)
+    with pytest.raises(ValueError, match="recall: expected a share"):
+        index().search(users(1)[0], recall=1.5)
+    with pytest.raises(ValueError, match="feature space"):
+        index().search(made_user(1))
+    mesh = jax.make_mesh((1,), ("market",))
+    with pytest.raises(ValueError, match="spread"):
+        js.Index.build(js.Market.from_specifications({"m": made_specification(0)}).shard(mesh))
+
+
+def test_the_largest_are_found_by_groups():
+    values = jax.random.normal(jax.random.key(0), (64 * 50,))
+    want = np.argsort(-np.asarray(values), kind="stable")[:20]
+    np.testing.assert_array_equal(indices._largest(values, 20), want)
