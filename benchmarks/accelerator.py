@@ -167,7 +167,10 @@ def run_tests(names: tuple[str, ...]) -> dict[str, Any]:
     found = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1800)
     lines = found.stdout.splitlines()
     last = next((line for line in reversed(lines) if re.search(r"\d+ \w+", line)), "")
-    counts = {kind: int(count) for count, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)}
+    counts = {
+        kind: int(count)
+        for count, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)
+    }
     failures = [line[:300] for line in lines if line.startswith(("FAILED", "ERROR"))]
     return {"exit": found.returncode, **counts, "failures": failures, "left out": missing}
 
@@ -310,7 +313,11 @@ def drawn_users(count: int, dimension: int, kernel: Any) -> list[js.UserSpecific
     features, labels = drawn_tasks(count, USER_POINTS, dimension, CLASSES)
     return [
         js.specify_user(
-            x, y, class_names=[f"class {k}" for k in range(CLASSES)], kernel=kernel, feature_space=SPACE
+            x,
+            y,
+            class_names=[f"class {k}" for k in range(CLASSES)],
+            kernel=kernel,
+            feature_space=SPACE,
         )
         for x, y in zip(features, labels, strict=True)
     ]
@@ -412,7 +419,9 @@ def score_case(
             report.stage(
                 group,
                 f"Q={count} index, search k=10",
-                lambda asked=asked: timing(lambda: _scores(held["index"].search(asked, k=10)), quick),
+                lambda asked=asked: timing(
+                    lambda: _scores(held["index"].search(asked, k=10)), quick
+                ),
             )
 
 

@@ -1,11 +1,11 @@
-"""What should a probe proxy be? Its size, the probe's size and kind, and the loss, by measurement.
+"""What should a probe proxy be? Its size, and the probe's size and kind, by measurement.
 
     python -m benchmarks.probe --markets 4 --first 0 --cache DIR [--models scratch] [--foreign]
 
 For every variant: how often the proxy names the class that the model names, on fresh pictures of
 the owner's context and of the others; and how often the truly best model comes first for
-homogeneous users who use it directly, `unseen`: ranked by the likelihood of the user's 50 labelled
-examples alone, and by jaxspec's whole score. `--foreign` adds probes of quite another kind of
+homogeneous users who use it directly, `unseen`: ranked by the mean probability of the user's 50
+labels alone, and by jaxspec's whole score. `--foreign` adds probes of quite another kind of
 pictures, emoji in 11 drawing styles. Markets with seeds 0 to 9 are those that served to choose.
 """
 
@@ -22,11 +22,17 @@ import jax
 import numpy as np
 
 import jaxspec as js
-from benchmarks.identification import StudyData, demo_users, draw, load_family, softmax
+from benchmarks.identification import (
+    StudyData,
+    demo_users,
+    draw,
+    load_family,
+    own_scores,
+    proxy_outputs,
+    softmax,
+)
 from jaxspec import demo, evaluation, scenario
-from jaxspec.probe import ProbeProxy, fit_probe_proxy, lift, whitening
-
-TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
+from jaxspec.probe import ProbeProxy, fit_probe_proxies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,25 +40,23 @@ class Variant:
     """How one kind of proxy is made; `size` zero is the linear proxy on the owner's data."""
 
     name: str
-    size: int = 200
+    size: int = 800
     probe: int = 1000
-    own: bool = True
-    loss: str = "ridge"
+    own: bool = False
     foreign: bool = False
 
 
 VARIANTS = (
     Variant("linear, own data (the paper's)", size=0),
-    Variant("50 landmarks, 1000 probe + own", size=50),
-    Variant("100 landmarks, 1000 probe + own", size=100),
-    Variant("200 landmarks, 1000 probe + own (default)"),
-    Variant("400 landmarks, 1000 probe + own", size=400),
-    Variant("200 landmarks, 300 probe + own", probe=300),
-    Variant("200 landmarks, 2000 probe + own", probe=2000),
-    Variant("200 landmarks, 1000 probe alone", own=False),
-    Variant("200 landmarks, 1000 probe + own, KL", loss="KL"),
-    Variant("200 landmarks, 1000 emoji + own", foreign=True),
-    Variant("200 landmarks, 1000 emoji alone", own=False, foreign=True),
+    Variant("100 landmarks, 1000 probe pictures", size=100),
+    Variant("200 landmarks", size=200),
+    Variant("400 landmarks", size=400),
+    Variant("800 landmarks (default)"),
+    Variant("300 landmarks, 300 probe pictures", size=300, probe=300),
+    Variant("800 landmarks, 2000 probe pictures", probe=2000),
+    Variant("800 landmarks, 1000 probe pictures and the owner's data", own=True),
+    Variant("800 landmarks, 1000 emoji", foreign=True),
+    Variant("800 landmarks, 1000 emoji and the owner's data", own=True, foreign=True),
 )
 
 
@@ -93,41 +97,32 @@ class Models:
 
 
 def fit_variant(
-    variant: Variant, kernel: Any, probe: Any, outputs: np.ndarray, own: Any
-) -> ProbeProxy:
-    """Return the proxy of one model under a variant."""
-    rows, targets = probe[: variant.probe], outputs[: variant.probe]
-    given = {"own_features": own[0], "own_probabilities": own[1]} if variant.own else {}
-    found = fit_probe_proxy(kernel, rows, targets, size=variant.size, **given)
-    if variant.loss == "ridge":
-        return found
-    white = whitening(kernel, found.landmarks)
-    inputs = np.concatenate([rows, own[0]]) if variant.own else rows
-    teacher = np.concatenate([targets, own[1]]) if variant.own else targets
-    lifted = np.asarray(lift(kernel, found.landmarks, white, inputs))
-    proxy = js.fit_proxy(
-        lifted, None, num_classes=teacher.shape[1], teacher=teacher, ridge=1e-4, tolerance=1e-4
-    )
-    return dataclasses.replace(found, weights=proxy.weights, bias=proxy.bias)
+    variant: Variant, kernel: Any, probe: Any, outputs: Any, own: Any
+) -> list[ProbeProxy]:
+    """Return the proxies of all models under a variant."""
+    rows = probe[: variant.probe]
+    said = [one[: variant.probe] for one in outputs]
+    if not variant.own:
+        return fit_probe_proxies(kernel, rows, said, size=variant.size)
+    return [
+        fit_probe_proxies(kernel, rows, [one], own=mine, size=variant.size)[0]
+        for one, mine in zip(said, own, strict=True)
+    ]
 
 
-def likelihood(probabilities: np.ndarray, names: Any, task: scenario.User) -> float:
-    """Return the best mean log-likelihood of the user's labels over temperatures, by name."""
+def chance(probabilities: np.ndarray, names: Any, task: scenario.User) -> float:
+    """Return the mean probability of the user's labels, by name, as the default score takes it."""
     number = {name: c for c, name in enumerate(names)}
     columns = np.array([number.get(name, -1) for name in task.space.names])
     if (columns < 0).all():
-        return float(np.log(0.1))
-    logits = np.log(np.maximum(probabilities, 1e-9))[:, columns[columns >= 0]]
+        return 0.0
+    logits = np.log(np.maximum(probabilities, 1e-2))[:, columns[columns >= 0]]
     logits -= logits.mean(axis=1, keepdims=True)
     logits /= np.sqrt(np.square(logits).mean()) + 1e-12
     place = np.cumsum(columns >= 0) - 1
     known = columns[task.labels] >= 0
-    best = -np.inf
-    for temperature in TEMPERATURES:
-        chance = softmax(temperature * logits)[np.arange(len(known)), place[task.labels]]
-        values = 0.9 * np.where(known, chance, 0.0) * len(columns) + 0.1
-        best = max(best, float(np.log(values).mean()))
-    return best
+    said = softmax(2 * logits)[np.arange(len(known)), place[task.labels]]
+    return float(np.where(known, said, 0.0).mean())
 
 
 def one_market(data: StudyData, seed: int, options: Any, kernel: Any) -> dict[str, Any]:
@@ -175,47 +170,41 @@ def one_market(data: StudyData, seed: int, options: Any, kernel: Any) -> dict[st
         made = specs
         if variant.size:
             inputs, outputs = probes[variant.foreign]
+            mine = [(z[one.rows], said) for one, said in zip(developers, own, strict=True)]
+            proxies = fit_variant(variant, kernel, inputs, outputs, mine)
             made = [
-                dataclasses.replace(
-                    spec,
-                    probe=fit_variant(
-                        variant, kernel, inputs, outputs[m], (z[developers[m].rows], own[m])
-                    ),
-                )
-                for m, spec in enumerate(specs)
+                dataclasses.replace(spec, probe=proxy)
+                for spec, proxy in zip(specs, proxies, strict=True)
             ]
-        said = np.stack([[proxy_says(spec, user) for spec in made] for user in asking])
+        said = np.stack([proxies_say(made, user) for user in asking])
         agree = (said.argmax(axis=-1) == examples.argmax(axis=-1)).mean(axis=-1)
         home = np.array([[u.context == d.context for d in developers] for u in users])
         alone = np.array(
             [
-                [likelihood(p, names, user) for p, names in zip(row, named, strict=True)]
+                [chance(p, names, user) for p, names in zip(row, named, strict=True)]
                 for row, user in zip(said, users, strict=True)
             ]
         )
-        whole = js.match(
-            js.Market.from_specifications(
-                {d.name: s for d, s in zip(developers, made, strict=True)}
-            ),
-            asking,
-            reuse="direct",
-        ).scores
+        market_of_all = js.Market.from_specifications(
+            {d.name: s for d, s in zip(developers, made, strict=True)}
+        )
+        whole = own_scores(market_of_all, market_of_all, asking, "direct", others)["jaxspec"]
         results[variant.name] = {
             "agreement at home": float(agree[home].mean()),
             "agreement elsewhere": float(agree[~home].mean()),
-            "likelihood": summary(alone),
+            "chance": summary(alone),
             "jaxspec": summary(whole),
         }
     real = np.array(
         [
-            [likelihood(p, names, user) for p, names in zip(row, named, strict=True)]
+            [chance(p, names, user) for p, names in zip(row, named, strict=True)]
             for row, user in zip(examples, users, strict=True)
         ]
     )
     results["the real models' outputs"] = {
         "agreement at home": 1.0,
         "agreement elsewhere": 1.0,
-        "likelihood": summary(real),
+        "chance": summary(real),
         "jaxspec": summary(brute),  # in this row: brute force by accuracy
     }
     halves = [hit[keep] for hit, keep in zip(tests, others, strict=True)]
@@ -224,20 +213,20 @@ def one_market(data: StudyData, seed: int, options: Any, kernel: Any) -> dict[st
     results["ceiling"] = {
         "agreement at home": 1.0,
         "agreement elsewhere": 1.0,
-        "likelihood": ceiling,
+        "chance": ceiling,
         "jaxspec": ceiling,
     }
     return results
 
 
-def proxy_says(spec: js.Specification, user: js.UserSpecification) -> np.ndarray:
-    """Return the class probabilities (n, C) of the best proxy that the specification has."""
+def proxies_say(specs: Any, user: js.UserSpecification) -> np.ndarray:
+    """Return the class probabilities (models, n, C) of the best proxies that they have."""
+    if specs[0].probe is not None:
+        return proxy_outputs(specs, [user])[0]
     points = np.asarray(user.reduced_set.points)
-    if spec.probe is None:
-        return softmax(points @ np.asarray(spec.proxy.weights) + np.asarray(spec.proxy.bias))
-    white = whitening(spec.kernel, spec.probe.landmarks)
-    lifted = np.asarray(lift(spec.kernel, spec.probe.landmarks, white, points))
-    return softmax(lifted @ np.asarray(spec.probe.weights) + np.asarray(spec.probe.bias))
+    return np.stack(
+        [softmax(points @ np.asarray(s.proxy.weights) + np.asarray(s.proxy.bias)) for s in specs]
+    )
 
 
 def main() -> None:
@@ -261,14 +250,14 @@ def main() -> None:
     mean = jax.tree.map(lambda *values: float(np.mean(values)), *markets)
     print(
         "| proxy | names the model's class: at home | elsewhere "
-        "| likelihood alone: Pre@1/2/3, tau | jaxspec: Pre@1/2/3, tau |\n|---|---|---|---|---|"
+        "| probability alone: Pre@1/2/3, tau | jaxspec: Pre@1/2/3, tau |\n|---|---|---|---|---|"
     )
     for name in markets[0]:  # `tree.map` sorts names
         row = mean[name]
         shown = [
             "/".join(f"{100 * row[k][f'pre@{i}']:.0f}" for i in (1, 2, 3))
             + f", {row[k]['tau']:.2f}"
-            for k in ("likelihood", "jaxspec")
+            for k in ("chance", "jaxspec")
         ]
         print(
             f"| {name} | {100 * row['agreement at home']:.0f} % "

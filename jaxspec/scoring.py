@@ -389,7 +389,11 @@ def compare_classes(
         named = ids[:, None, :, None] == users.class_numbers[None, :, None, :]
         allowed = jnp.where(users.by_name[None, :, None, None], named, True)
         allowed &= (ids >= 0)[:, None, :, None] & users.class_mask[None, :, None, :]
-        chosen = assign(_cosines(cross, own_gram, user_gram), allowed)
+        chosen = jax.lax.cond(
+            users.by_name.all(),
+            lambda: _same_names(allowed),
+            lambda: assign(_cosines(cross, own_gram, user_gram), allowed),
+        )
         similarity = _shared_similarity(cross, own_gram, user_gram, chosen)
         similarity = jnp.where(users.class_mask[None], similarity, 0.0)
         behaviour = agreed = jnp.zeros((chunk, batch), vectors.dtype)
@@ -484,6 +488,12 @@ def _cosines(cross: Array, own_gram: Array, user_gram: Array) -> Array:
     own = jnp.diagonal(own_gram, axis1=-2, axis2=-1)[:, None, :, None]
     user = jnp.diagonal(user_gram, axis1=-2, axis2=-1)[None, :, None, :]
     return _divided(cross, jnp.sqrt(jnp.maximum(own * user, 0.0)))
+
+
+def _same_names(allowed: Array) -> Array:
+    """Return what `assign` does where a user class may be matched with one class only."""
+    chosen = jnp.where(allowed.any(axis=-2), allowed.argmax(axis=-2), -1)
+    return chosen.astype(jnp.int32)
 
 
 def assign(similarity: Array, allowed: Array) -> Array:
