@@ -15,8 +15,6 @@ for want of memory say, is recorded as failed and the rest goes on. Writes after
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import gc
 import importlib.util
 import json
@@ -370,7 +368,12 @@ def score_case(
         for name, run in passes().items():
             call = partial(run, market.arrays, stacked, length)
 
-            def products(call: Callable[[], Any] = call, name: str = name) -> dict[str, Any]:
+            def products(
+                call: Callable[[], Any] = call,
+                name: str = name,
+                measure: Callable[..., Any] = measure,
+                results: dict[str, Any] = results,
+            ) -> dict[str, Any]:
                 found = measure(call)
                 results[name] = np.asarray(call())
                 return found
@@ -442,6 +445,9 @@ def passes() -> dict[str, Callable[..., Any]]:
             return fused_products(arrays.kernel, *stored, columns, shares, length, count=count)
         return embedding_products(arrays.kernel, *stored, columns, shares, count, length)
 
-    found: dict[str, Callable[..., Any]] = {"xla": XLA_PASS}
-    XLA_PASS
+    from jaxspec.fused import available
+
+    found: dict[str, Callable[..., Any]] = {"xla": jax.jit(partial(products, False))}
+    if available():
+        found["fused"] = jax.jit(partial(products, True))
     return found

@@ -29,6 +29,7 @@ from jaxspec.specification import (
     specify_many,
     specify_user,
 )
+from jaxspec.stream import stream_top_k
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "specify_many",
     "specify_user",
     "squared_mmd",
+    "stream_top_k",
     "suggest_size",
     "top_k",
     "weighted_sum",

@@ -140,7 +140,7 @@ def fused_products(
         for first in range(0, cut[1].shape[0], at_once):
             part = slice(first, first + at_once)
             steps = jnp.clip(filled - first, 0, at_once)
-            found = call(steps, *arrays, cut[0][:, part], cut[1][part], cut[2][part])
+            found = call(steps, *arrays, cut[0][:, part], cut[1][part], cut[2][part])  # type: ignore[call-arg]
             total = total + found[:, :held, :users].reshape(groups * held, users)
         return jax.lax.dynamic_update_slice_in_dim(out, total[:chunk], start, axis=0)
 
@@ -183,7 +183,8 @@ def _cut_columns(
     points = _pad(columns.astype(jnp.float32), (number * width, depth)) * (-2.0 / square)
     own = jnp.square(columns.astype(jnp.float32)).sum(axis=1) / square
     own = _pad(own, (number * width,)).reshape(number, 1, width)
-    parts, rest = [], points
+    parts: list[Array] = []
+    rest = points
     while not exact and len(parts) < BFLOAT16_PARTS:
         # Not a cast there and back, which XLA may take for nothing.
         part = jax.lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7)

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jaxspec import market_storage
 from jaxspec.calibration import Calibration
 from jaxspec.kernels import Kernel, ReducedSet
-from jaxspec.market_arrays import ROW_FIELDS, STORAGES, MarketArrays, decode_points
+from jaxspec.market_arrays import ROW_FIELDS, STORAGES, MarketArrays, decode_points, replicated
 from jaxspec.market_storage import Layout, Storage, check_specification
 from jaxspec.probe import ProbeProxy
 from jaxspec.proxy import Proxy
@@ -127,6 +127,7 @@ class Market:
             ValueError: as `from_specifications`, or a repeated id, or a count that is not met.
         """
         _check_storage(storage)
+        mesh = None if mesh is None else _checked_mesh(mesh)
         if count is None:
             batches = list(batches)
             count = sum(len(ids) for ids, _ in batches)
@@ -243,7 +244,8 @@ class Market:
         """What the market says of itself; found at the first use and kept."""
         if self._calibration is None:
             with self._storage.lock:
-                self._calibration = market_storage.sample_calibration(self._storage, self.slots)
+                found = market_storage.sample_calibration(self._storage, self.slots)
+            self._calibration = _everywhere(found, self.mesh)
         return self._calibration
 
     @property
@@ -400,12 +402,10 @@ class Market:
         Every device scores its own learnwares; answers are those of one device. Under
         `jax.distributed` every process calls this with the same market and mesh.
         """
-        if not isinstance(mesh, Mesh):
-            raise TypeError(f"mesh: expected a jax.sharding.Mesh, got {type(mesh).__name__}")
-        mesh = Mesh(mesh.devices, mesh.axis_names)  # with jax's automatic axes, whatever it had
-        calibration = jax.tree.map(np.asarray, self.calibration)  # while all rows can be read
+        mesh = _checked_mesh(mesh)
         spread = self._version(self._copy(mesh=mesh), len(self), frozenset())
-        spread._calibration = calibration
+        if len(self):
+            spread._calibration = _everywhere(self.calibration, mesh)
         return spread
 
     def stored_as(self, storage: str) -> Market:
@@ -438,6 +438,20 @@ def _layout(
     if probe is not None:
         landmarks = np.asarray(probe.landmarks, np.float32) - origin
     return Layout(size + size % 2, bucket(classes), origin, landmarks)
+
+
+def _checked_mesh(mesh: Any) -> Mesh:
+    """Return the mesh with jax's automatic axes, whatever it had."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh: expected a jax.sharding.Mesh, got {type(mesh).__name__}")
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def _everywhere(calibration: Calibration, mesh: Mesh | None) -> Calibration:
+    """Return a calibration on every device of the mesh: queries then need not move it."""
+    if mesh is None:
+        return calibration
+    return replicated(jax.tree.map(np.asarray, calibration), mesh)
 
 
 def _fingerprint(probe: ProbeProxy | None) -> str | None:

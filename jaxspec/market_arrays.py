@@ -7,6 +7,7 @@ Pure array work; `jaxspec.market` keeps ids and names, `jaxspec.scoring` reads t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = [
     "capacity",
     "decode_points",
     "encode_rows",
+    "on_mesh",
     "partition_specs",
     "probe_chances",
     "replicated",
@@ -110,7 +112,7 @@ ROW_FIELDS = (
 
 def capacity(count: int, spare: float = 0.25) -> int:
     """Return slots for `count` learnwares and at least a share `spare` more, in eighths."""
-    wanted = count + max(int(count * spare), 8)
+    wanted = count + (max(int(count * spare), 8) if spare else 0)
     step = max(8, bucket(wanted, minimum=8) // 8) if spare else 8
     return -(-wanted // step) * step
 
@@ -200,6 +202,11 @@ def device_count(mesh: Mesh | None) -> int:
     return 1 if mesh is None else int(mesh.size)
 
 
+def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """Return a context to work on spread rows in, whatever mesh the caller has set in jax."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
 def rows_of_slots(slots: np.ndarray, total: int, devices: int) -> np.ndarray:
     """Return the rows of slots in arrays of `total` rows over `devices`."""
     return (slots % devices) * (total // devices) + slots // devices
@@ -226,7 +233,8 @@ def allocate(
         fill = -1 if name == "class_ids" else 0
         shape = (total, *value.shape[1:])
         device = None if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        made[name] = jnp.full(shape, fill, value.dtype, device=device)
+        with on_mesh(mesh):
+            made[name] = jnp.full(shape, fill, value.dtype, device=device)
     return made
 
 
@@ -274,4 +282,5 @@ def write_rows(
     """Write the b slots from `slot` on, in place: the arrays that were handed in are used up."""
     if mesh is None:
         return _write(rows, np.int32(slot), new)
-    return _write_split(rows, np.int32(slot), new, mesh=mesh)
+    with on_mesh(mesh):
+        return _write_split(rows, np.int32(slot), new, mesh=mesh)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxspec import market_arrays
 from jaxspec.calibration import SAMPLE, Calibration, calibrate
@@ -187,7 +188,7 @@ def _finish(storage: Storage, kernel: Kernel, rows: dict[str, np.ndarray]) -> di
     return {**rows, "self_terms": market_arrays.self_terms(kernel, rows)}
 
 
-def _prepare(storage: Storage, kernel: Kernel, landmarks: np.ndarray) -> np.ndarray:
+def prepare(storage: Storage, kernel: Kernel, landmarks: np.ndarray) -> np.ndarray:
     """Note the lifted landmarks in the storage and return their whitening, (D, D)."""
     if not len(landmarks):
         return np.zeros((0, 0), np.float32)
@@ -251,7 +252,7 @@ def build(
     storage = Storage(precision, mesh)
     storage.probe = fingerprint
     kernel = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), kernel)
-    white = _prepare(storage, kernel, layout.landmarks)
+    white = prepare(storage, kernel, layout.landmarks)
     devices = market_arrays.device_count(mesh)
     total = market_arrays.capacity(count, spare)
     total = -(-total // devices) * devices
@@ -298,8 +299,7 @@ def build(
         **market_arrays.replicated(fixed, mesh),
         kernel=market_arrays.replicated(kernel, mesh),
     )
-    # Write the last slot again: the first `append` finds its function compiled.
-    write(storage, done - 1, last)
+    _warm(storage, kernel, layout, done - 1, last)
     return storage
 
 
@@ -316,6 +316,16 @@ def _write_block(
         stacked = market_arrays.write_rows(stacked, done + at, part, mesh)
         at += step
     return stacked
+
+
+def _warm(
+    storage: Storage, kernel: Kernel, layout: Layout, slot: int, row: dict[str, np.ndarray]
+) -> None:
+    """Write a slot again and finish an empty row: the first `append` finds all compiled."""
+    write(storage, slot, row)
+    empty = layout.empty(1)
+    empty["has_probe"][:] = len(layout.landmarks) > 0
+    _finish(storage, kernel, empty)
 
 
 def blocks_of(
@@ -339,22 +349,34 @@ def find_origin(points: Sequence[Any], bandwidth: float) -> np.ndarray:
     return (mean if far else np.zeros_like(mean)).astype(np.float32)
 
 
-@jax.jit
-def _take(rows: dict[str, Array], at: Array) -> dict[str, Array]:
-    return {name: value[at] for name, value in rows.items()}
+@partial(jax.jit, static_argnames="mesh")
+def _take(rows: dict[str, Array], at: Array, *, mesh: Mesh | None) -> dict[str, Array]:
+    found = {name: value[at] for name, value in rows.items()}
+    if mesh is None:
+        return found
+    return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, PartitionSpec()))
 
 
-def take(storage: Storage, slots: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the stored rows of slots as numpy arrays {field: (len(slots), ...)}."""
+def take(storage: Storage, slots: np.ndarray, *, together: bool = False) -> dict[str, np.ndarray]:
+    """Return the stored rows of slots as numpy arrays {field: (len(slots), ...)}.
+
+    Args:
+        storage: what to read.
+        slots: (n,).
+        together: whether all processes that the rows are spread over are here; they must ask for
+            the same slots.
+    """
     whole = {name: getattr(storage.arrays, name) for name in ROW_FIELDS}
-    if not whole["weights"].is_fully_addressable:
+    if not together and not whole["weights"].is_fully_addressable:
         raise ValueError(
             "market: its rows are spread over several processes and cannot be read from one of "
             "them; read, save and grow it where it is whole"
         )
     at = storage.rows(slots)
     padded = pad_to(at, (bucket(len(at), minimum=1),))
-    return {name: np.asarray(value)[: len(at)] for name, value in _take(whole, padded).items()}
+    with market_arrays.on_mesh(storage.mesh):
+        found = _take(whole, padded, mesh=storage.mesh)
+    return {name: np.asarray(value)[: len(at)] for name, value in found.items()}
 
 
 def copy(
@@ -382,12 +404,12 @@ def copy(
     devices = market_arrays.device_count(mesh)
     total = -(-market_arrays.capacity(len(slots)) // devices) * devices
     kernel = jax.tree.map(np.asarray, storage.arrays.kernel)
-    white = _prepare(other, kernel, layout.landmarks)
+    white = prepare(other, kernel, layout.landmarks)
     stacked, block_size = None, min(BLOCK, bucket(len(slots)))
     rows: dict[str, np.ndarray] = {}
-    for start in range(0, len(slots), BLOCK):
+    for start in range(0, max(len(slots), 1), BLOCK):
         part = slots[start : start + BLOCK]
-        rows = take(storage, part)
+        rows = take(storage, part if len(slots) else np.zeros(1, int))  # any row has the shapes
         if other.precision != storage.precision:
             floats = {name: rows[name].astype(np.float32) for name in _FLOATS}
             floats["points"] = market_arrays.decode_points(rows["points"], rows["scales"])
@@ -396,8 +418,9 @@ def copy(
         for name, value in rows.items():
             if name in wanted:
                 fill = -1 if name == "class_ids" else 0
-                rows[name] = pad_to(value, (len(part), *wanted[name].shape[1:]), value=fill)
-        rows["square_norms"] = pad_to(rows["square_norms"], (len(part), layout.size))
+                rows[name] = pad_to(value, (len(value), *wanted[name].shape[1:]), value=fill)
+        norms = rows["square_norms"]
+        rows["square_norms"] = pad_to(norms, (len(norms), layout.size))
         rows["probe_chances"] = pad_to(rows["probe_chances"], rows["probe_weights"].shape)
         for slot in part:
             other.enter(storage.ids[slot], storage.facts[slot])
@@ -412,7 +435,7 @@ def copy(
         kernel=market_arrays.replicated(kernel, mesh),
     )
     last = {name: value[-1:] for name, value in rows.items()}
-    write(other, len(slots) - 1, last)  # the first `append` finds its function compiled
+    _warm(other, kernel, layout, max(len(slots) - 1, 0), last)
     return other
 
 
@@ -425,7 +448,7 @@ def sample_calibration(storage: Storage, slots: np.ndarray) -> Calibration:
     Learnwares with a probe proxy are preferred: only they show their behaviour.
     """
     chosen = sample_slots(storage, slots)
-    rows = take(storage, pad_to(chosen, (SAMPLE,), value=chosen[0]))
+    rows = take(storage, pad_to(chosen, (SAMPLE,), value=chosen[0]), together=True)
     arrays = storage.arrays
     kernel = jax.tree.map(np.asarray, arrays.kernel)
     return calibrate_rows(kernel, np.asarray(arrays.landmarks), rows, len(chosen))

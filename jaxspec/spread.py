@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxspec.calibration import Calibration
-from jaxspec.market_arrays import MarketArrays, partition_specs
+from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, on_mesh, partition_specs
 from jaxspec.pytrees import register
-from jaxspec.scoring import Scores, UserArrays, score
+from jaxspec.scoring import Scores, UserArrays, compare_classes, score
 
 __all__ = ["Best", "best_spread", "score_spread"]
 
@@ -51,7 +51,6 @@ def _mapped(local: Any, mesh: Mesh, market: MarketArrays) -> Any:
     )
 
 
-@partial(jax.jit, static_argnames=("method", "mesh"))
 def score_spread(
     market: MarketArrays,
     users: UserArrays,
@@ -63,6 +62,21 @@ def score_spread(
     mesh: Mesh | None = None,
 ) -> Scores:
     """Return the scores of all rows, (Q, rows), for Q users; see `scoring.score`."""
+    with on_mesh(mesh):
+        return _score(market, users, length, alive, calibration, method=method, mesh=mesh)
+
+
+@partial(jax.jit, static_argnames=("method", "mesh"))
+def _score(
+    market: MarketArrays,
+    users: UserArrays,
+    length: Array,
+    alive: Array,
+    calibration: Calibration,
+    *,
+    method: str,
+    mesh: Mesh | None,
+) -> Scores:
     if mesh is None:
         return score(market, users, length, alive, calibration, method=method)
     axis = mesh.axis_names
@@ -74,7 +88,6 @@ def score_spread(
     return _mapped(local, mesh, market)(market, users, length, alive, calibration)
 
 
-@partial(jax.jit, static_argnames=("method", "k", "mesh"))
 def best_spread(
     market: MarketArrays,
     users: UserArrays,
@@ -87,6 +100,22 @@ def best_spread(
     mesh: Mesh | None = None,
 ) -> Best:
     """Return the best k learnwares: those of every device, then of all; see `scoring.score`."""
+    with on_mesh(mesh):
+        return _best(market, users, length, alive, calibration, method=method, k=k, mesh=mesh)
+
+
+@partial(jax.jit, static_argnames=("method", "k", "mesh"))
+def _best(
+    market: MarketArrays,
+    users: UserArrays,
+    length: Array,
+    alive: Array,
+    calibration: Calibration,
+    *,
+    method: str,
+    k: int,
+    mesh: Mesh | None,
+) -> Best:
     axis = None if mesh is None else mesh.axis_names
     devices = 1 if mesh is None else mesh.size
 
@@ -99,9 +128,11 @@ def best_spread(
     ) -> Best:
         found = score(market, users, length, alive, calibration, method=method, axis=axis)
         scores = jnp.where(alive, found.scores, -jnp.inf)
-        _, rows = jax.lax.top_k(scores, min(k, scores.shape[1]))  # equal ones in order of rows
-        taken = jax.tree.map(lambda leaf: _taken(leaf, rows), found)
-        taken = dataclasses.replace(taken, scores=_taken(scores, rows))
+        largest, rows = jax.lax.top_k(scores, min(k, scores.shape[1]))
+        # Equal ones come in order of rows. Classes are compared for the best only: arrays of
+        # (Q, rows, classes) are never made.
+        similarity, class_map = _classes_of(market, users, rows)
+        taken = Scores(largest, _taken(found.squared_mmd, rows), similarity, class_map)
         if axis is None:
             return Best(rows.astype(jnp.int32), taken)
         slots = rows * devices + jax.lax.axis_index(axis)
@@ -112,6 +143,20 @@ def best_spread(
     if mesh is None:
         return local(market, users, length, alive, calibration)
     return _mapped(local, mesh, market)(market, users, length, alive, calibration)
+
+
+def _classes_of(market: MarketArrays, users: UserArrays, rows: Array) -> tuple[Array, Array]:
+    """Return similarity and class map (Q, n, k) of each user with its own rows (Q, n)."""
+
+    def one(part: tuple[UserArrays, Array]) -> tuple[Array, Array]:
+        user, at = part
+        some = {name: getattr(market, name)[at] for name in ROW_FIELDS}
+        own = jax.tree.map(lambda leaf: leaf[None], user)
+        count = jnp.int32(at.shape[0])
+        parts = compare_classes(dataclasses.replace(market, **some), own, count, "classwise", None)
+        return parts.similarity[:, 0], parts.class_map[:, 0]
+
+    return jax.lax.map(one, (users, rows))
 
 
 def _taken(leaf: Array, rows: Array) -> Array:

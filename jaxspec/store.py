@@ -535,6 +535,7 @@ def _unpack(
         stacked[name] = jnp.array(array)
     own_kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), kernel)
     storage.arrays = market_arrays.MarketArrays(**stacked, kernel=own_kernel)
+    market_storage.prepare(storage, own_kernel, np.asarray(stacked["landmarks"]))
     market = _market.Market(storage, count, frozenset(), kernel, header.feature_space)
     # Write zeros to the first free slot: the first `add` finds its functions compiled.
     whole = {name: getattr(storage.arrays, name) for name in market_arrays.ROW_FIELDS}
