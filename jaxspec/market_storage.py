@@ -213,7 +213,8 @@ def append(storage: Storage, learnware: str, spec: Specification) -> None:
     rows = layout.empty(1)
     layout.put(rows, 0, spec)
     rows["class_ids"][0] = storage.number(spec.class_names, layout.classes)
-    write(storage, len(storage.ids), _finish(storage, arrays.kernel, rows))
+    kernel = jax.tree.map(np.asarray, arrays.kernel)  # off the mesh, if there is one
+    write(storage, len(storage.ids), _finish(storage, kernel, rows))
     storage.enter(learnware, facts_of(spec))
 
 

@@ -1,15 +1,19 @@
-"""Score a saved market that is larger than memory, block by block from disk.
+"""Scoring a market that is larger than memory, as a stream from disk.
 
-While one block is scored the next is being read (TensorStore reads what Orbax wrote). A first pass
-reads embeddings, a second class vectors and proxies; what is kept of a learnware are four numbers a
-user. So the answer is that of `jaxspec.top_k` on the loaded market. A run can be stopped at any
-block and goes on where it was, given a `resume` file. Scores are those of `jaxspec.scoring`.
+`stream_top_k` reads the folder of `Market.save` in blocks of learnwares: while one is scored, the
+next is being read, and no more than these two are held. What is kept of every learnware are a few
+numbers a user, so that scores which need the whole market (nearest peer, calibration) are those of
+`jaxspec.match`. Peers split the work in two passes: embeddings first, then class vectors and
+proxies. It runs on the default device, never writes to the market, and never loads all of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,226 +25,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec import market_storage, scoring, store
+from jaxspec import market_storage, store
 from jaxspec.calibration import SAMPLE, Calibration
 from jaxspec.market import Market
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays
 from jaxspec.matching import Match, by_method, match_of, prepare_users
-from jaxspec.scoring import Embedded, Parts, Peers, Scores, UserArrays
+from jaxspec.scoring import (
+    Embedded,
+    Parts,
+    Peers,
+    Scores,
+    UserArrays,
+    best_agreement,
+    combine,
+    compare_classes,
+    embed,
+    find_peers,
+)
 from jaxspec.shapes import bucket, pad_to
 from jaxspec.specification import UserSpecification
 
 __all__ = ["stream_top_k"]
 
 Array = Any
-BLOCK_BYTES = 1 << 28  # of a block's rows; three of them are in memory at a time
-SAVE_EVERY = 5.0  # seconds
-EMBEDDING = ("points", "scales", "square_norms", "weights", "self_terms")
+Rows = dict[str, np.ndarray]
+BLOCK_BYTES = 1 << 28  # of rows that are read together
+CHUNKS = 4  # stored chunks that are decoded together where single rows are read
+SAVE_SECONDS = 10.0  # between two writings of the state
 
-
-class _OnDisk:
-    """A saved market: its header checked, its rows read when they are asked for."""
-
-    def __init__(self, path: store.PathLike, *, verify: bool) -> None:
-        import tensorstore
-
-        self.path = store._existing(path)
-        with store._naming(self.path):
-            self.header = store.read_header(self.path)
-            if verify:
-                store.check_files(self.header)
-            base = f"file://{self.header.folder.absolute()}/"
-            self.opened = {
-                name: tensorstore.open(
-                    {
-                        "driver": "zarr",
-                        "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"},
-                    },
-                    open=True,
-                    read=True,
-                ).result()
-                for name in self.header.arrays
-            }
-            for name, (shape, dtype) in self.header.arrays.items():
-                found = self.opened[name]
-                good = found.shape == tuple(shape) and found.dtype.name == dtype
-                store._check_that(good, f"{name}: not the array that the header describes")
-            ids = self.finish("class_ids", self.opened["class_ids"].read())
-            ledger = store.ledger(self.header, ids)
-        self.count = len(self.header.ids)
-        slots = market_storage.sample_slots(ledger, np.arange(self.count))
-        rows = self.rows(pad_to(slots, (SAMPLE,), value=slots[0]))
-        d = rows["points"].shape[2]
-        fixed = {"landmarks": (0, d), "white": (0, 0), "origin": (d,)}
-        whole = {
-            name: self.finish(name, self.opened[name].read())
-            if name in self.opened
-            else np.zeros(shape, np.float32)
-            for name, shape in fixed.items()
-        }
-        kernel = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), self.header.kernel)
-        ledger.arrays = MarketArrays(**rows, **whole, kernel=kernel)
-        self.market = Market(
-            ledger, self.count, frozenset(), self.header.kernel, self.header.feature_space
-        )
-        self.market._calibration = market_storage.calibrate_rows(
-            kernel, whole["landmarks"], rows, len(slots)
-        )
-
-    def finish(self, name: str, future: Any) -> np.ndarray:
-        """Return what was read, checked."""
-        value = np.asarray(future.result())
-        if value.dtype.kind not in "iu":
-            with store._naming(self.path):
-                store._check_finite(name, value)
-        return value
-
-    def ask(self, at: Any, fields: Sequence[str]) -> dict[str, Any]:
-        """Begin to read rows: a slice, or places (n,)."""
-        return {name: self.opened[name][at].read() for name in fields if name in self.opened}
-
-    def get(self, asked: dict[str, Any], fields: Sequence[str], count: int) -> dict[str, Any]:
-        """Return the rows that were asked for, padded to `count`, missing fields filled in."""
-        rows = {name: self.finish(name, future) for name, future in asked.items()}
-        if "points" in rows:
-            store.derive(rows)
-        some = len(next(iter(rows.values())))
-        classes = self.opened["class_ids"].shape[1]
-        for name in fields:
-            if name not in rows:  # of a market without a probe
-                kind = np.uint8 if name == "probe_chances" else np.float32
-                rows[name] = np.zeros((some, classes, 0), kind)
-        return {
-            name: pad_to(value, (count, *value.shape[1:]), value=-1 if name == "class_ids" else 0)
-            for name, value in rows.items()
-        }
-
-    def rows(self, places: np.ndarray) -> dict[str, np.ndarray]:
-        """Return all fields of the learnwares at places (n,)."""
-        return self.get(self.ask(places, ROW_FIELDS), ROW_FIELDS, len(places))
-
-    def arrays(self, rows: dict[str, np.ndarray], count: int) -> MarketArrays:
-        """Return a block as a market's arrays; fields that were not read are empty."""
-        shapes = {name: getattr(self.market.arrays, name).shape[1:] for name in ROW_FIELDS}
-        filled: dict[str, Any] = {
-            name: np.zeros((count, *(0 for _ in shape)), np.float32)
-            for name, shape in shapes.items()
-            if name not in rows
-        }
-        filled.update(rows)
-        return dataclasses.replace(self.market.arrays, **filled)
-
-    def blocks(
-        self, fields: Sequence[str], size: int, first: int
-    ) -> Iterator[tuple[int, int, MarketArrays]]:
-        """Yield (start, learnwares, arrays of `size` rows), reading one block ahead."""
-        starts = range(first * size, self.count, size)
-        ahead: dict[str, Any] = {}
-        if starts:
-            ahead = self.ask(slice(starts[0], min(starts[0] + size, self.count)), fields)
-        for start in starts:
-            asked = ahead
-            if start + size < self.count:
-                ahead = self.ask(slice(start + size, min(start + 2 * size, self.count)), fields)
-            rows = self.get(asked, fields, size)
-            yield start, min(size, self.count - start), self.arrays(rows, size)
-
-
-@jax.jit
-def _embed(block: MarketArrays, users: UserArrays, length: Array) -> Embedded:
-    return scoring.embed(block, users, length)
-
-
-@jax.jit
-def _peers(rows: MarketArrays, users: UserArrays, alive: Array, calibration: Calibration) -> Peers:
-    embedded = scoring.embed(rows, users, jnp.int32(alive.shape[0]))
-    return scoring.find_peers(rows, users, embedded, alive, calibration)
-
-
-@partial(jax.jit, static_argnames="method")
-def _compare(
-    block: MarketArrays,
-    users: UserArrays,
-    embedded: Embedded,
-    length: Array,
-    calibration: Calibration,
-    peers: Peers | None,
-    best: Array | None,
-    *,
-    method: str,
-) -> tuple[Array, Parts, Array]:
-    """Return scores (rows, Q), parts, and the best agreement of others in the block, (Q,)."""
-    parts = scoring.compare_classes(block, users, length, method, peers)
-    alive = jnp.arange(block.has_probe.shape[0]) < length
-    found = jnp.zeros(users.counts.shape[0])
-    if peers is not None:
-        found = scoring.best_agreement(parts, peers, block.has_probe, alive)
-    scores = scoring.combine(
-        embedded,
-        parts,
-        users,
-        block.kernel,
-        block.has_probe,
-        calibration,
-        peers,
-        found * 0.0 if best is None else best,
-        method=method,
-    )
-    return scores, parts, found
-
-
-@dataclasses.dataclass
-class _State:
-    """How far a run has come.
-
-    Attributes:
-        done: blocks of the first and of the second pass.
-        squared_mmd: (M, Q).
-        closeness: (M, Q).
-        scores: (M, Q), in which a user's peer agrees with nobody.
-        best: (Q,) the largest agreement with the peer so far.
-    """
-
-    done: np.ndarray
-    squared_mmd: np.ndarray
-    closeness: np.ndarray
-    scores: np.ndarray
-    best: np.ndarray
-
-
-class _Keeper:
-    """Keeps the state of a run in a file, replaced in one step."""
-
-    def __init__(self, path: Path | None, fingerprint: str) -> None:
-        self.path, self.fingerprint, self.saved = path, fingerprint, time.monotonic()
-
-    def load(self, count: int, users: int) -> _State:
-        tables = [np.zeros((count, users), np.float32) for _ in range(3)]
-        state = _State(np.zeros(2, np.int64), *tables, np.zeros(users, np.float32))  # type: ignore[call-arg]
-        if self.path is None or not self.path.exists():
-            return state
-        with np.load(self.path, allow_pickle=False) as file:
-            if str(file["fingerprint"]) != self.fingerprint:
-                raise ValueError(
-                    f"resume: {self.path} is of another market, other users or other options"
-                )
-            for field in dataclasses.fields(_State):
-                setattr(state, field.name, file[field.name])
-            return state
-
-    def keep(self, state: _State, *, now: bool = False) -> None:
-        if self.path is None or not (now or time.monotonic() - self.saved > SAVE_EVERY):
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with open(temporary, "wb") as file:
-            np.savez(file, fingerprint=np.array(self.fingerprint), **vars(state))
-        os.replace(temporary, self.path)
-        self.saved = time.monotonic()
+_EMBEDDING = ("points", "scales", "square_norms", "weights", "self_terms")
+_CLASSES = ("class_vectors", "class_ids")
+_PROBE = ("probe_weights", "probe_bias", "has_probe")
+_SAMPLED = ("points", "scales", "weights", "self_terms", "class_ids", "probe_chances", "has_probe")
 
 
 def stream_top_k(
-    path: store.PathLike,
+    path: str | os.PathLike[str],
     user: UserSpecification | Sequence[UserSpecification],
     k: int = 10,
     *,
@@ -249,172 +69,277 @@ def stream_top_k(
     label_spaces: str = "auto",
     block_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    resume: store.PathLike | None = None,
+    resume: str | os.PathLike[str] | None = None,
     verify: bool = False,
 ) -> Any:
-    """Return the best k learnwares of a market on disk, like `jaxspec.top_k`.
+    """Return the best k learnwares of a market on disk without loading it.
+
+    Ids, scores and order are those of `match` on the loaded market. Memory: two blocks, a stored
+    chunk (64 MiB) an array, at most 28 bytes a learnware and user, and the names. The answer's
+    `market` knows ids and class names, but has no rows: `Market.load` reads these.
 
     Args:
         path: a folder of `Market.save`.
         user: a user's specification, or a sequence of them.
-        k: how many.
+        k: how many; fewer if the market has fewer.
         method: see `match`.
         reuse: see `match`.
         label_spaces: see `match`.
-        block_size: learnwares a block; None for about 256 MiB.
-        progress: called with (learnwares done, learnwares) of each pass.
-        resume: a file that keeps how far the run came, written every few seconds and on an
-            interrupt, and removed at the end. The same call goes on from it.
-        verify: read all files once more and compare their checksums before anything else. Numbers
-            are checked for NaN and infinity as they come in any case.
+        block_size: learnwares that are read together; None for about 256 MiB of them.
+        progress: called after every block with (learnwares done, learnwares). Where two passes
+            are needed a learnware counts half after the first.
+        resume: a file for what is known so far. Whatever interrupts the work leaves it there, the
+            next call with the same market, users and method goes on from it, and the end removes
+            it. A killed process loses about 10 seconds.
+        verify: check the checksums of all files first, as `Market.load` does, by reading
+            everything once more. Numbers are checked to be finite in any case.
 
     Returns:
-        a `Match`, or for a sequence of users a list of one a user.
+        a `Match`, best first, or for a sequence of users a list of one a user.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: as `match` and `Market.load`; k or block_size below one; a `resume` file of
-            another run.
+        ValueError: as `match` and `Market.load`, or a k or block size below one, or a `resume`
+            that is damaged or of another market, other users or another method.
     """
-    for name, value in (("k", k), ("block_size", block_size)):
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if (name, value) != ("block_size", None) and (not whole or int(value or 0) < 1):
+    for name, value in (("k", k), ("block_size", 1 if block_size is None else block_size)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    disk = _OnDisk(path, verify=verify)
-    market = disk.market
+    folder = Folder(store._existing(path), verify)
+    market = folder.market
     users, arrays, methods = prepare_users(
         market, user, method=method, reuse=reuse, label_spaces=label_spaces
     )
-    if block_size is None:
-        row = sum(getattr(market.arrays, name)[:1].nbytes for name in ROW_FIELDS)
-        block_size = max(1, BLOCK_BYTES // row)
-    size = bucket(min(block_size, disk.count), minimum=1)
-    matches: dict[int, Match] = {}
-    used = []
-    for name, chosen, some in by_method(arrays, methods):
-        file = None if resume is None else Path(f"{os.fspath(resume)}.{name}")
-        keeper = _Keeper(file, _fingerprint(disk, some, name, size))
-        state = keeper.load(disk.count, len(some.counts))
-        peers = None
-        try:
-            peers = _run(disk, some, state, keeper, name, size, progress)
-        finally:
-            keeper.keep(state, now=True)
-        used.append(file)
-        for row, place in enumerate(chosen):
-            slots, scores = _best_of(disk, some, state, peers, name, row, min(k, disk.count))
-            matches[place] = match_of(market, users[place], name, slots, scores, 0, k)
-    for file in used:
-        if file is not None:
-            file.unlink(missing_ok=True)
-    if isinstance(user, UserSpecification):
-        return matches[0]
-    return [matches[place] for place in range(len(users))]
+    probed = market.probe is not None
+    groups = [
+        _Group(name, probed, places, jax.tree.map(jnp.asarray, some))
+        for name, places, some in by_method(arrays, methods)
+    ]
+    passes = _passes(groups)
+    width = max(folder.row_bytes(names) for names in passes)
+    size = min(int(block_size or max(BLOCK_BYTES // width, 1)), len(market))
+    said = {
+        "format": "jaxspec stream 1",
+        "market": folder.header.version,
+        "users": _fingerprint(arrays),
+        "method": " ".join(methods),
+    }
+    state = _State(resume, said, len(market), groups, len(passes))
+    nobody: list[Peers | None] = [None] * len(groups)
+    with state.kept():
+        calibration = None
+        if any(group.method == "likelihood" for group in groups):
+            calibration = _calibration(folder)
+        _sweep(folder, groups, nobody, state, 0, size, progress)
+        peers = nobody
+        if len(passes) == 2:
+            has_probe = folder.whole(("has_probe",))["has_probe"]
+            peers = [
+                _peers(folder, group.users, found, has_probe, calibration)
+                if group.has_peers
+                else None
+                for group, found in zip(groups, state.found, strict=True)
+            ]
+            _sweep(folder, groups, peers, state, 1, size, progress)
+        matches = _answer(folder, groups, state, calibration, peers, users, int(k))
+    state.remove()
+    return matches[0] if isinstance(user, UserSpecification) else matches
 
 
-def _fingerprint(disk: _OnDisk, users: UserArrays, method: str, size: int) -> str:
-    digest = hashlib.sha256(f"{disk.header.version} {method} {size}".encode())
-    for leaf in jax.tree.leaves(users):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+# The passes
 
 
-def _run(
-    disk: _OnDisk,
-    users: UserArrays,
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Users of one method: their places in the answer, and their arrays (Q padded)."""
+
+    method: str
+    probed: bool
+    places: list[int]
+    users: UserArrays
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether the whole market must be embedded before classes are compared."""
+        return self.probed and self.method == "likelihood"
+
+    @property
+    def class_fields(self) -> tuple[str, ...]:
+        """Arrays that comparing classes needs."""
+        if self.method == "rkme":
+            return ()
+        if self.method == "transfer":
+            return (*_CLASSES, "class_bias", *(_PROBE if self.probed else ()))
+        peers = (*_PROBE, "class_bias", "probe_chances") if self.has_peers else ()
+        return (*_CLASSES, *peers)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Numbers that are kept of every learnware, for each user."""
+        kinds = {
+            "rkme": (),
+            "classwise": ("similarity",),
+            "likelihood": ("similarity", "matched", "share"),
+            "transfer": ("behaviour",),
+        }
+        peers = ("behaviour", "agreement") if self.has_peers else ()
+        return ("squared_mmd", "closeness", *kinds[self.method], *peers)
+
+
+def _passes(groups: Sequence[_Group]) -> list[tuple[str, ...]]:
+    """Return the arrays that each pass reads."""
+    classes = tuple(dict.fromkeys(name for one in groups for name in one.class_fields))
+    if any(group.has_peers for group in groups):
+        return [_EMBEDDING, classes]
+    return [(*_EMBEDDING, *classes)]
+
+
+def _sweep(
+    folder: Folder,
+    groups: Sequence[_Group],
+    peers: Sequence[Peers | None],
     state: _State,
-    keeper: _Keeper,
-    method: str,
+    which: int,
     size: int,
     progress: Callable[[int, int], None] | None,
-) -> Peers | None:
-    """Take both passes from where the state is; return the users' peers, if the method has any."""
-    calibration = disk.market.calibration
+) -> None:
+    """Go through the market once, from where the state stands, in blocks of `size` learnwares."""
+    count, passes = len(folder.market), _passes(groups)
+    if state.done[which] == count:
+        return
+    stores = folder.open(passes[which])
 
-    def told(done: int) -> None:
-        keeper.keep(state)
+    def start(first: int) -> dict[str, Any]:
+        last = min(first + size, count)
+        return {name: one[first:last].read() for name, one in stores.items()} if first < last else {}
+
+    reading = start(state.done[which])
+    while (first := state.done[which]) < count:
+        length = min(size, count - first)
+        rows = folder.finish(reading)
+        reading = start(first + length)  # goes on while this block is scored
+        rows = {
+            name: pad_to(value, (size, *value.shape[1:]), value=-(name == "class_ids"))
+            for name, value in rows.items()
+        }
+        for group, peer, found in zip(groups, peers, state.found, strict=True):
+            for name, value in _scored(rows, folder.fixed, group, length, peer).items():
+                found[name][first : first + length] = np.asarray(value)[:length]
+        state.advance(which, first + length)
         if progress is not None:
-            progress(done, disk.count)
-
-    for start, count, block in disk.blocks(EMBEDDING, size, int(state.done[0])):
-        found = jax.tree.map(np.asarray, _embed(block, users, np.int32(count)))
-        state.squared_mmd[start : start + count] = found.squared_mmd[:count]
-        state.closeness[start : start + count] = found.closeness[:count]
-        state.done[0] += 1
-        told(start + count)
-    if method == "rkme":
-        state.scores[:] = -state.squared_mmd
-        return None
-    peers = None
-    if method == "likelihood" and disk.market.arrays.landmarks.shape[0]:
-        peers = _find_peers(disk, users, state)
-    fields = [name for name in ROW_FIELDS if name not in EMBEDDING]
-    for start, count, block in disk.blocks(fields, size, int(state.done[1])):
-        rows = slice(start, start + count)
-        embedded = Embedded(
-            pad_to(state.squared_mmd[rows], (size, state.best.shape[0])),
-            pad_to(state.closeness[rows], (size, state.best.shape[0])),
-        )
-        here = peers and dataclasses.replace(peers, row=np.asarray(peers.row) - np.int32(start))
-        scores, _, best = _compare(
-            block, users, embedded, np.int32(count), calibration, here, None, method=method
-        )
-        state.scores[rows] = np.asarray(scores)[:count]
-        state.best[:] = np.maximum(state.best, np.asarray(best))
-        state.done[1] += 1
-        told(start + count)
-    return peers
+            progress(sum(state.done) // len(passes), count)
 
 
-def _find_peers(disk: _OnDisk, users: UserArrays, state: _State) -> Peers:
-    """Return the peers, with rows that count from the market's first learnware."""
-    probed = np.array([one.fidelity is not None for one in disk.market._storage.facts])
-    nearest = np.where(probed[:, None], state.squared_mmd, np.inf).argmin(axis=0)
-    alive = np.ones(len(nearest), bool)
-    block = disk.arrays(disk.rows(nearest), len(nearest))
-    found = _peers(block, users, alive, disk.market.calibration)
-    return dataclasses.replace(found, row=nearest[np.asarray(found.row)].astype(np.int32))
+def _scored(
+    rows: Rows, fixed: dict[str, Any], group: _Group, length: int, peers: Peers | None
+) -> dict[str, Array]:
+    """Return {name: (size, Q)} of what the arrays of a block tell about its learnwares."""
+    found: dict[str, Array] = {}
+    if "points" in rows:
+        some = {name: rows[name] for name in _EMBEDDING}
+        found.update(_embed_block(some, fixed, group.users, np.int32(length)))
+    if group.class_fields and "class_ids" in rows:
+        some = {name: rows[name] for name in group.class_fields}
+        users, method = group.users, group.method
+        found.update(_class_block(some, fixed, users, np.int32(length), peers, method=method))
+    return found
 
 
-def _best_of(
-    disk: _OnDisk,
+def _market(rows: dict[str, Any], fixed: dict[str, Any]) -> MarketArrays:
+    """Return arrays of which only some rows are there."""
+    absent = dict.fromkeys(name for name in ROW_FIELDS if name not in rows)
+    return MarketArrays(**absent, **rows, **fixed)  # type: ignore[arg-type]
+
+
+@jax.jit
+def _embed_block(
+    rows: dict[str, Any], fixed: dict[str, Any], users: UserArrays, length: Array
+) -> dict[str, Array]:
+    found = embed(_market(rows, fixed), users, length)
+    return {"squared_mmd": found.squared_mmd, "closeness": found.closeness}
+
+
+@partial(jax.jit, static_argnames="method")
+def _class_block(
+    rows: dict[str, Any],
+    fixed: dict[str, Any],
     users: UserArrays,
-    state: _State,
+    length: Array,
     peers: Peers | None,
+    *,
     method: str,
-    row: int,
+) -> dict[str, Array]:
+    """Return the numbers that `_combined` needs, without the axis of classes."""
+    parts = compare_classes(_market(rows, fixed), users, length, method, peers)
+    if method == "classwise":
+        return {"similarity": parts.similarity.sum(axis=2)}
+    if method == "transfer":
+        return {"behaviour": parts.behaviour}
+    matched = parts.class_map >= 0
+    shared = jnp.where(matched, parts.similarity, 0.0).sum(axis=2)
+    found = {
+        "similarity": shared / jnp.maximum(matched.sum(axis=2), 1),
+        "matched": matched.any(axis=2),
+        "share": parts.share,
+    }
+    if peers is not None:
+        found.update(behaviour=parts.behaviour, agreement=parts.agreement)
+    return found
+
+
+@jax.jit
+def _class_rows(
+    rows: dict[str, Any], fixed: dict[str, Any], users: UserArrays
+) -> tuple[Array, Array]:
+    """Return class similarity and class map, (1, n, k), of n rows and one user."""
+    market = _market(rows, fixed)
+    count = jnp.int32(market.class_ids.shape[0])
+    parts = compare_classes(market, users, count, "classwise", None)
+    return parts.similarity.transpose(1, 0, 2), parts.class_map.transpose(1, 0, 2)
+
+
+@jax.jit
+def _peers_of(
+    rows: dict[str, Any],
+    fixed: dict[str, Any],
+    users: UserArrays,
+    squared_mmd: Array,
+    calibration: Calibration,
+) -> Peers:
+    """Return `find_peers` of the Q rows that are the users' peers, in the users' order."""
+    own = jnp.where(jnp.eye(squared_mmd.shape[1], dtype=bool), squared_mmd, jnp.inf)
+    alive = jnp.ones(squared_mmd.shape[0], bool)
+    return find_peers(_market(rows, fixed), users, Embedded(own, own), alive, calibration)
+
+
+@partial(jax.jit, static_argnames=("method", "k"))
+def _combined(
+    found: dict[str, Array],
+    users: UserArrays,
+    kernel: Any,
+    has_probe: Array,
+    calibration: Calibration | None,
+    peers: Peers | None,
+    *,
+    method: str,
     k: int,
-) -> tuple[np.ndarray, Scores]:
-    """Return slots (k,) of one user's best and their scores with a leading axis of one."""
-    scores = state.scores[:, row]
-    order = np.argsort(-scores, kind="stable")[:k]
-    own: Peers | None = None
-    places = order
-    if peers is not None:  # it was scored without the others' best agreement
-        own = jax.tree.map(lambda leaf: np.asarray(leaf)[row : row + 1], peers)
-        places = np.append(order, own.row[0]) if own.row[0] not in order else order
-    places = np.sort(places)
-    size = bucket(k + 1, minimum=16)
-    padded = pad_to(places, (size,), value=places[0])
-    block = disk.arrays(disk.rows(padded), size)
-    user = jax.tree.map(lambda leaf: leaf[row : row + 1], users)
-    embedded = Embedded(
-        state.squared_mmd[padded, row : row + 1], state.closeness[padded, row : row + 1]
+) -> tuple[Array, Array]:
+    """Return the scores of the best k learnwares and their rows, both (Q, k)."""
+    zero = jnp.zeros_like(found["squared_mmd"])
+    found = {**dict.fromkeys(("similarity", "matched", "share", "behaviour", "agreement"), zero),
+             **found}  # fmt: skip
+    parts = Parts(
+        found["similarity"][..., None],
+        jnp.where(found["matched"] > 0, 0, -1)[..., None],
+        found["share"],
+        found["behaviour"],
+        found["agreement"],
     )
+    embedded = Embedded(found["squared_mmd"], found["closeness"])
     best = None
-    if own is not None:
-        here = np.searchsorted(places, own.row).astype(np.int32)
-        own, best = dataclasses.replace(own, row=here), state.best[row : row + 1]
-    found, parts, _ = _compare(
-        block, user, embedded, np.int32(len(places)), disk.market.calibration, own, best,
-        method=method,
-    )  # fmt: skip
-    exact = np.asarray(found)[: len(places), 0]
-    last = np.argsort(-exact, kind="stable")[:k]
-    parts = jax.tree.map(np.asarray, parts)
-    return places[last], Scores(
-        exact[None, last],
-        embedded.squared_mmd[None, last, 0],
-        parts.similarity[None, last, 0],
-        parts.class_map[None, last, 0],
-    )
+    if peers is not None:
+        best = best_agreement(parts, peers, has_probe, jnp.ones(len(zero), bool))
+    scores = combine(
+        embedded, parts, users, kernel, has_probe, calibration, peers, best, method=method
+    )  # type: ignore[arg-type]  # only the likelihood looks at the calibration
+    return jax.lax.top_k(scores.T, k)  # type: ignore[return-value]

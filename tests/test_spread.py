@@ -320,6 +320,7 @@ def check_growing_and_other_users_compile_nothing():
         js.top_k(market, users, 3)
 
     ask(spread, USERS[0])
+    ask(spread, drawn_user(4, "abcd"))  # no learnware covers it: another method
     with CompileCounter() as counter:
         grown = spread
         for step in range(3):
@@ -442,6 +443,7 @@ def test_on_eight_devices(outcome, check):
     assert outcome[check] is None, outcome[check]
 
 
+@pytest.mark.slow
 def test_on_four_processes(tmp_path):
     plain = drawn_market()
     wanted = {method: js.match(plain, USERS, method=method).scores for method in METHODS}

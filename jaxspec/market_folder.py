@@ -1,0 +1,135 @@
+"""A saved market that is read in parts: its header whole, and of its arrays the rows asked for.
+
+TensorStore reads the arrays where `jaxspec.store.save_market` had Orbax put them: zarr arrays by
+field name in an OCDBT database. `jaxspec.stream` calls this; TensorStore, which comes with Orbax,
+is imported on first use. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxspec import store
+from jaxspec.market import Market
+from jaxspec.market_arrays import ROW_FIELDS, MarketArrays
+
+__all__ = ["Folder", "OnDisk"]
+
+CHUNKS = 4  # stored chunks that are decoded together where single rows are read
+Rows = dict[str, np.ndarray]
+
+
+class OnDisk(Market):
+    """What a market on disk says of itself, without its rows."""
+
+    def __init__(self, header: store.Header, class_ids: np.ndarray, fixed: dict[str, Any]) -> None:
+        storage = store.ledger(header, class_ids)
+        shapes = {name: header.arrays.get(name, ((0, 0, 0), "float32")) for name in ROW_FIELDS}
+        empty = {n: np.zeros((0, *s[1:]), jnp.dtype(dtype)) for n, (s, dtype) in shapes.items()}
+        storage.arrays = MarketArrays(**empty, **fixed)
+        super().__init__(
+            storage, len(header.ids), frozenset(), header.kernel, header.feature_space
+        )
+
+    @property
+    def slots(self) -> np.ndarray:
+        """Refuse: whoever asks wants rows."""
+        raise ValueError("market: its rows are on disk; Market.load reads them")
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Refuse, as `slots`."""
+        return self.slots
+
+    def __getitem__(self, learnware: str) -> Any:
+        return self.slots
+
+    def _version(self, *_: Any) -> Any:
+        return self.slots
+
+
+class Folder:
+    """A saved market: its header, checked, and its arrays to be read in parts with TensorStore."""
+
+    def __init__(self, target: Path, verify: bool) -> None:
+        self.target = target
+        with store._naming(target):
+            self.header = store.read_header(target)
+            if verify:
+                store.check_files(self.header)
+        d = self.header.arrays["points"][0][2]
+        self.fixed: dict[str, Any] = {
+            "landmarks": np.zeros((0, d), np.float32),
+            "white": np.zeros((0, 0), np.float32),
+            **self.whole(("origin", "landmarks", "white")),
+            "kernel": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), self.header.kernel),
+        }
+        with store._naming(target):
+            self.market = OnDisk(self.header, self.whole(("class_ids",))["class_ids"], self.fixed)
+
+    def row_bytes(self, names: Sequence[str]) -> int:
+        """Return how many bytes a learnware takes in some of the arrays."""
+        said = [self.header.arrays[name] for name in names if name in self.header.arrays]
+        return sum(int(np.prod(s[1:])) * jnp.dtype(dtype).itemsize for s, dtype in said)
+
+    def open(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return TensorStores of those of the arrays that there are.
+
+        Each keeps the chunk that it decoded last: blocks need not end where chunks end.
+        """
+        import tensorstore
+
+        opened = {}
+        with store._naming(self.target):
+            for name in names:
+                if name not in self.header.arrays:
+                    continue
+                shape, dtype = self.header.arrays[name]
+                base = {"driver": "file", "path": f"{self.header.folder.absolute()}/"}
+                found = tensorstore.open(
+                    {
+                        "driver": "zarr",
+                        "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"},
+                        "context": {"cache_pool": {"total_bytes_limit": store.CHUNK_BYTES}},
+                    },
+                    open=True,
+                    read=True,
+                ).result()
+                same = found.shape == shape and found.dtype.numpy_dtype == jnp.dtype(dtype)
+                store._check_that(same, f"{name}: expected {dtype} of shape {shape}, got {found!r}")
+                opened[name] = found
+        return opened
+
+    def finish(self, reading: dict[str, Any]) -> Rows:
+        """Wait for arrays that are being read and check them."""
+        with store._naming(self.target):
+            rows = {name: np.asarray(one.result()) for name, one in reading.items()}
+            for name, value in rows.items():
+                if value.dtype.kind not in "iub":
+                    store._check_finite(name, value)
+            if "points" in rows:
+                store.derive(rows)
+        return rows
+
+    def whole(self, names: Sequence[str]) -> Rows:
+        """Return whole arrays."""
+        return self.finish({name: one.read() for name, one in self.open(names).items()})
+
+    def take(self, names: Sequence[str], at: np.ndarray) -> Rows:
+        """Return the rows `at`, (n,) in any order: {field: (n, ...)}."""
+        wanted, places = np.unique(at, return_inverse=True)
+        found: Rows = {}
+        for name, one in self.open(names).items():
+            _, chunk = np.unique(wanted // one.chunk_layout.read_chunk.shape[0], return_inverse=True)
+            cuts = np.flatnonzero(np.diff(chunk // CHUNKS)) + 1  # chunks are decoded whole
+            parts = [self.finish({name: one[some].read()}) for some in np.split(wanted, cuts)]
+            found[name] = np.concatenate([part[name] for part in parts])[places]
+        if "points" in found:
+            store.derive(found)
+        return found
