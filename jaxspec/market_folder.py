@@ -33,9 +33,7 @@ class OnDisk(Market):
         shapes = {name: header.arrays.get(name, ((0, 0, 0), "float32")) for name in ROW_FIELDS}
         empty = {n: np.zeros((0, *s[1:]), jnp.dtype(dtype)) for n, (s, dtype) in shapes.items()}
         storage.arrays = MarketArrays(**empty, **fixed)
-        super().__init__(
-            storage, len(header.ids), frozenset(), header.kernel, header.feature_space
-        )
+        super().__init__(storage, len(header.ids), frozenset(), header.kernel, header.feature_space)
 
     @property
     def slots(self) -> np.ndarray:
@@ -126,7 +124,9 @@ class Folder:
         wanted, places = np.unique(at, return_inverse=True)
         found: Rows = {}
         for name, one in self.open(names).items():
-            _, chunk = np.unique(wanted // one.chunk_layout.read_chunk.shape[0], return_inverse=True)
+            _, chunk = np.unique(
+                wanted // one.chunk_layout.read_chunk.shape[0], return_inverse=True
+            )
             cuts = np.flatnonzero(np.diff(chunk // CHUNKS)) + 1  # chunks are decoded whole
             parts = [self.finish({name: one[some].read()}) for some in np.split(wanted, cuts)]
             found[name] = np.concatenate([part[name] for part in parts])[places]

@@ -9,16 +9,10 @@ proxies. It runs on the default device, never writes to the market, and never lo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import io
-import json
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,36 +21,28 @@ import numpy as np
 
 from jaxspec import market_storage, store
 from jaxspec.calibration import SAMPLE, Calibration
-from jaxspec.market import Market
-from jaxspec.market_arrays import ROW_FIELDS, MarketArrays
+from jaxspec.market_folder import Folder
 from jaxspec.matching import Match, by_method, match_of, prepare_users
-from jaxspec.scoring import (
-    Embedded,
-    Parts,
-    Peers,
-    Scores,
-    UserArrays,
-    best_agreement,
-    combine,
-    compare_classes,
-    embed,
-    find_peers,
-)
+from jaxspec.scoring import Peers, Scores, UserArrays
 from jaxspec.shapes import bucket, pad_to
 from jaxspec.specification import UserSpecification
+from jaxspec.stream_blocks import (
+    CLASSES,
+    SAMPLED,
+    Group,
+    best_of,
+    class_rows,
+    passes_of,
+    peers_of,
+    scored,
+)
+from jaxspec.stream_state import State
 
 __all__ = ["stream_top_k"]
 
 Array = Any
 Rows = dict[str, np.ndarray]
 BLOCK_BYTES = 1 << 28  # of rows that are read together
-CHUNKS = 4  # stored chunks that are decoded together where single rows are read
-SAVE_SECONDS = 10.0  # between two writings of the state
-
-_EMBEDDING = ("points", "scales", "square_norms", "weights", "self_terms")
-_CLASSES = ("class_vectors", "class_ids")
-_PROBE = ("probe_weights", "probe_bias", "has_probe")
-_SAMPLED = ("points", "scales", "weights", "self_terms", "class_ids", "probe_chances", "has_probe")
 
 
 def stream_top_k(
@@ -112,10 +98,10 @@ def stream_top_k(
     )
     probed = market.probe is not None
     groups = [
-        _Group(name, probed, places, jax.tree.map(jnp.asarray, some))
+        Group(name, probed, places, jax.tree.map(jnp.asarray, some))
         for name, places, some in by_method(arrays, methods)
     ]
-    passes = _passes(groups)
+    passes = passes_of(groups)
     width = max(folder.row_bytes(names) for names in passes)
     size = min(int(block_size or max(BLOCK_BYTES // width, 1)), len(market))
     said = {
@@ -124,24 +110,32 @@ def stream_top_k(
         "users": _fingerprint(arrays),
         "method": " ".join(methods),
     }
-    state = _State(resume, said, len(market), groups, len(passes))
-    nobody: list[Peers | None] = [None] * len(groups)
+    state = State(resume, said, len(market), groups, len(passes))
+    peers: list[Peers | None] = [None] * len(groups)
     with state.kept():
-        calibration = None
-        if any(group.method == "likelihood" for group in groups):
+        has_probe, calibration = folder.whole(("has_probe",))["has_probe"], None
+        if "likelihood" in methods:
             calibration = _calibration(folder)
-        _sweep(folder, groups, nobody, state, 0, size, progress)
-        peers = nobody
-        if len(passes) == 2:
-            has_probe = folder.whole(("has_probe",))["has_probe"]
-            peers = [
-                _peers(folder, group.users, found, has_probe, calibration)
-                if group.has_peers
-                else None
-                for group, found in zip(groups, state.found, strict=True)
-            ]
+        _sweep(folder, groups, peers, state, 0, size, progress)
+        for i, (group, found) in enumerate(zip(groups, state.found, strict=True)):
+            if group.has_peers:
+                peers[i] = _peers(folder, group.users, found, has_probe, calibration)
+        if len(passes) > 1:
             _sweep(folder, groups, peers, state, 1, size, progress)
-        matches = _answer(folder, groups, state, calibration, peers, users, int(k))
+        best = [
+            best_of(
+                found,
+                group.users,
+                folder.fixed["kernel"],
+                has_probe,
+                calibration,
+                peer,
+                method=group.method,
+                k=min(bucket(int(k), minimum=16), len(market)),
+            )
+            for group, found, peer in zip(groups, state.found, peers, strict=True)
+        ]
+        matches = _matches(folder, groups, best, state, users, min(int(k), len(market)))
     state.remove()
     return matches[0] if isinstance(user, UserSpecification) else matches
 
@@ -149,69 +143,26 @@ def stream_top_k(
 # The passes
 
 
-@dataclasses.dataclass(frozen=True)
-class _Group:
-    """Users of one method: their places in the answer, and their arrays (Q padded)."""
-
-    method: str
-    probed: bool
-    places: list[int]
-    users: UserArrays
-
-    @property
-    def has_peers(self) -> bool:
-        """Whether the whole market must be embedded before classes are compared."""
-        return self.probed and self.method == "likelihood"
-
-    @property
-    def class_fields(self) -> tuple[str, ...]:
-        """Arrays that comparing classes needs."""
-        if self.method == "rkme":
-            return ()
-        if self.method == "transfer":
-            return (*_CLASSES, "class_bias", *(_PROBE if self.probed else ()))
-        peers = (*_PROBE, "class_bias", "probe_chances") if self.has_peers else ()
-        return (*_CLASSES, *peers)
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Numbers that are kept of every learnware, for each user."""
-        kinds = {
-            "rkme": (),
-            "classwise": ("similarity",),
-            "likelihood": ("similarity", "matched", "share"),
-            "transfer": ("behaviour",),
-        }
-        peers = ("behaviour", "agreement") if self.has_peers else ()
-        return ("squared_mmd", "closeness", *kinds[self.method], *peers)
-
-
-def _passes(groups: Sequence[_Group]) -> list[tuple[str, ...]]:
-    """Return the arrays that each pass reads."""
-    classes = tuple(dict.fromkeys(name for one in groups for name in one.class_fields))
-    if any(group.has_peers for group in groups):
-        return [_EMBEDDING, classes]
-    return [(*_EMBEDDING, *classes)]
-
-
 def _sweep(
     folder: Folder,
-    groups: Sequence[_Group],
+    groups: Sequence[Group],
     peers: Sequence[Peers | None],
-    state: _State,
+    state: State,
     which: int,
     size: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Go through the market once, from where the state stands, in blocks of `size` learnwares."""
-    count, passes = len(folder.market), _passes(groups)
+    count, passes = len(folder.market), passes_of(groups)
     if state.done[which] == count:
         return
     stores = folder.open(passes[which])
 
     def start(first: int) -> dict[str, Any]:
         last = min(first + size, count)
-        return {name: one[first:last].read() for name, one in stores.items()} if first < last else {}
+        return (
+            {name: one[first:last].read() for name, one in stores.items()} if first < last else {}
+        )
 
     reading = start(state.done[which])
     while (first := state.done[which]) < count:
@@ -223,123 +174,70 @@ def _sweep(
             for name, value in rows.items()
         }
         for group, peer, found in zip(groups, peers, state.found, strict=True):
-            for name, value in _scored(rows, folder.fixed, group, length, peer).items():
+            for name, value in scored(rows, folder.fixed, group, length, peer).items():
                 found[name][first : first + length] = np.asarray(value)[:length]
         state.advance(which, first + length)
         if progress is not None:
             progress(sum(state.done) // len(passes), count)
 
 
-def _scored(
-    rows: Rows, fixed: dict[str, Any], group: _Group, length: int, peers: Peers | None
-) -> dict[str, Array]:
-    """Return {name: (size, Q)} of what the arrays of a block tell about its learnwares."""
-    found: dict[str, Array] = {}
-    if "points" in rows:
-        some = {name: rows[name] for name in _EMBEDDING}
-        found.update(_embed_block(some, fixed, group.users, np.int32(length)))
-    if group.class_fields and "class_ids" in rows:
-        some = {name: rows[name] for name in group.class_fields}
-        users, method = group.users, group.method
-        found.update(_class_block(some, fixed, users, np.int32(length), peers, method=method))
-    return found
+def _calibration(folder: Folder) -> Calibration:
+    """Return the market's calibration, from the rows that a loaded market takes for it."""
+    chosen = market_storage.sample_slots(folder.market._storage, np.arange(len(folder.market)))
+    rows = folder.take(SAMPLED, pad_to(chosen, (SAMPLE,), value=chosen[0]))
+    rows.setdefault("probe_chances", np.zeros((*rows["class_ids"].shape, 0), np.uint8))
+    kernel = jax.tree.map(np.asarray, folder.fixed["kernel"])
+    landmarks = np.asarray(folder.fixed["landmarks"])
+    return market_storage.calibrate_rows(kernel, landmarks, rows, len(chosen))
 
 
-def _market(rows: dict[str, Any], fixed: dict[str, Any]) -> MarketArrays:
-    """Return arrays of which only some rows are there."""
-    absent = dict.fromkeys(name for name in ROW_FIELDS if name not in rows)
-    return MarketArrays(**absent, **rows, **fixed)  # type: ignore[arg-type]
-
-
-@jax.jit
-def _embed_block(
-    rows: dict[str, Any], fixed: dict[str, Any], users: UserArrays, length: Array
-) -> dict[str, Array]:
-    found = embed(_market(rows, fixed), users, length)
-    return {"squared_mmd": found.squared_mmd, "closeness": found.closeness}
-
-
-@partial(jax.jit, static_argnames="method")
-def _class_block(
-    rows: dict[str, Any],
-    fixed: dict[str, Any],
+def _peers(
+    folder: Folder,
     users: UserArrays,
-    length: Array,
-    peers: Peers | None,
-    *,
-    method: str,
-) -> dict[str, Array]:
-    """Return the numbers that `_combined` needs, without the axis of classes."""
-    parts = compare_classes(_market(rows, fixed), users, length, method, peers)
-    if method == "classwise":
-        return {"similarity": parts.similarity.sum(axis=2)}
-    if method == "transfer":
-        return {"behaviour": parts.behaviour}
-    matched = parts.class_map >= 0
-    shared = jnp.where(matched, parts.similarity, 0.0).sum(axis=2)
-    found = {
-        "similarity": shared / jnp.maximum(matched.sum(axis=2), 1),
-        "matched": matched.any(axis=2),
-        "share": parts.share,
-    }
-    if peers is not None:
-        found.update(behaviour=parts.behaviour, agreement=parts.agreement)
-    return found
-
-
-@jax.jit
-def _class_rows(
-    rows: dict[str, Any], fixed: dict[str, Any], users: UserArrays
-) -> tuple[Array, Array]:
-    """Return class similarity and class map, (1, n, k), of n rows and one user."""
-    market = _market(rows, fixed)
-    count = jnp.int32(market.class_ids.shape[0])
-    parts = compare_classes(market, users, count, "classwise", None)
-    return parts.similarity.transpose(1, 0, 2), parts.class_map.transpose(1, 0, 2)
-
-
-@jax.jit
-def _peers_of(
-    rows: dict[str, Any],
-    fixed: dict[str, Any],
-    users: UserArrays,
-    squared_mmd: Array,
-    calibration: Calibration,
-) -> Peers:
-    """Return `find_peers` of the Q rows that are the users' peers, in the users' order."""
-    own = jnp.where(jnp.eye(squared_mmd.shape[1], dtype=bool), squared_mmd, jnp.inf)
-    alive = jnp.ones(squared_mmd.shape[0], bool)
-    return find_peers(_market(rows, fixed), users, Embedded(own, own), alive, calibration)
-
-
-@partial(jax.jit, static_argnames=("method", "k"))
-def _combined(
-    found: dict[str, Array],
-    users: UserArrays,
-    kernel: Any,
-    has_probe: Array,
+    found: Rows,
+    has_probe: np.ndarray,
     calibration: Calibration | None,
-    peers: Peers | None,
-    *,
-    method: str,
+) -> Peers:
+    """Return every user's peer; `row` counts over the whole market."""
+    row = np.where(has_probe[:, None] > 0, found["squared_mmd"], np.inf).argmin(axis=0)
+    rows = folder.take(SAMPLED, row)
+    peers = peers_of(rows, folder.fixed, users, found["squared_mmd"][row], calibration)
+    return dataclasses.replace(peers, row=row.astype(np.int32))
+
+
+def _matches(
+    folder: Folder,
+    groups: Sequence[Group],
+    best: Sequence[tuple[Array, Array]],
+    state: State,
+    users: Sequence[UserSpecification],
     k: int,
-) -> tuple[Array, Array]:
-    """Return the scores of the best k learnwares and their rows, both (Q, k)."""
-    zero = jnp.zeros_like(found["squared_mmd"])
-    found = {**dict.fromkeys(("similarity", "matched", "share", "behaviour", "agreement"), zero),
-             **found}  # fmt: skip
-    parts = Parts(
-        found["similarity"][..., None],
-        jnp.where(found["matched"] > 0, 0, -1)[..., None],
-        found["share"],
-        found["behaviour"],
-        found["agreement"],
-    )
-    embedded = Embedded(found["squared_mmd"], found["closeness"])
-    best = None
-    if peers is not None:
-        best = best_agreement(parts, peers, has_probe, jnp.ones(len(zero), bool))
-    scores = combine(
-        embedded, parts, users, kernel, has_probe, calibration, peers, best, method=method
-    )  # type: ignore[arg-type]  # only the likelihood looks at the calibration
-    return jax.lax.top_k(scores.T, k)  # type: ignore[return-value]
+) -> list[Match]:
+    """Return the answers, with the classes of the best k learnwares compared from their rows."""
+    kept = np.unique(np.concatenate([np.asarray(rows)[:, :k].ravel() for _, rows in best]))
+    stored = folder.take(CLASSES, kept)
+    matches: dict[int, Match] = {}
+    for group, (scores, rows), found in zip(groups, best, state.found, strict=True):
+        for q, place in enumerate(group.places):
+            slots = np.asarray(rows)[q]  # those beyond the first k only fill up the shape
+            at = np.searchsorted(kept, slots).clip(0, len(kept) - 1)
+            own = jax.tree.map(lambda leaf, q=q: leaf[q : q + 1], group.users)
+            some = {name: value[at] for name, value in stored.items()}
+            similarity, class_map = class_rows(some, folder.fixed, own)
+            parts = Scores(
+                np.asarray(scores)[q : q + 1],
+                found["squared_mmd"][slots, q][None],
+                np.asarray(similarity),
+                np.asarray(class_map),
+            )
+            matches[place] = match_of(folder.market, users[place], group.method, slots, parts, 0, k)
+    return [matches[place] for place in range(len(users))]
+
+
+def _fingerprint(arrays: UserArrays) -> str:
+    """Return a digest of the users and of how they are compared."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(arrays):
+        value = np.ascontiguousarray(leaf)
+        digest.update(f"{value.shape} {value.dtype}".encode() + value.tobytes())
+    return digest.hexdigest()
