@@ -31,7 +31,9 @@ class OnDisk(Market):
     def __init__(self, header: store.Header, class_ids: np.ndarray, fixed: dict[str, Any]) -> None:
         storage = store.ledger(header, class_ids)
         shapes = {name: header.arrays.get(name, ((0, 0, 0), "float32")) for name in ROW_FIELDS}
-        empty = {n: np.zeros((0, *s[1:]), jnp.dtype(dtype)) for n, (s, dtype) in shapes.items()}
+        empty: dict[str, Any] = {
+            n: np.zeros((0, *s[1:]), jnp.dtype(dtype)) for n, (s, dtype) in shapes.items()
+        }
         storage.arrays = MarketArrays(**empty, **fixed)
         super().__init__(storage, len(header.ids), frozenset(), header.kernel, header.feature_space)
 
@@ -66,7 +68,7 @@ class Folder:
             "landmarks": np.zeros((0, d), np.float32),
             "white": np.zeros((0, 0), np.float32),
             **self.whole(("origin", "landmarks", "white")),
-            "kernel": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), self.header.kernel),
+            "kernel": jax.tree.map(lambda x: np.asarray(x, np.float32), self.header.kernel),
         }
         with store._naming(target):
             self.market = OnDisk(self.header, self.whole(("class_ids",))["class_ids"], self.fixed)

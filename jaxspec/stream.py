@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxspec import market_storage, store
@@ -98,8 +97,7 @@ def stream_top_k(
     )
     probed = market.probe is not None
     groups = [
-        Group(name, probed, places, jax.tree.map(jnp.asarray, some))
-        for name, places, some in by_method(arrays, methods)
+        Group(name, probed, places, some) for name, places, some in by_method(arrays, methods)
     ]
     passes = passes_of(groups)
     width = max(folder.row_bytes(names) for names in passes)
@@ -160,9 +158,8 @@ def _sweep(
 
     def start(first: int) -> dict[str, Any]:
         last = min(first + size, count)
-        return (
-            {name: one[first:last].read() for name, one in stores.items()} if first < last else {}
-        )
+        some = stores.items() if first < last else ()
+        return {name: one[first:last].read() for name, one in some}
 
     reading = start(state.done[which])
     while (first := state.done[which]) < count:
@@ -196,7 +193,7 @@ def _peers(
     users: UserArrays,
     found: Rows,
     has_probe: np.ndarray,
-    calibration: Calibration | None,
+    calibration: Any,
 ) -> Peers:
     """Return every user's peer; `row` counts over the whole market."""
     row = np.where(has_probe[:, None] > 0, found["squared_mmd"], np.inf).argmin(axis=0)

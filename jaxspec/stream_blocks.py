@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxspec.calibration import Calibration
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays
 from jaxspec.scoring import (
     Embedded,
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 Array = Any
+Rows = dict[str, np.ndarray]
 EMBEDDING = ("points", "scales", "square_norms", "weights", "self_terms")
 CLASSES = ("class_vectors", "class_ids")
 _PROBE = ("probe_weights", "probe_bias", "has_probe")
@@ -165,7 +167,7 @@ def peers_of(
     fixed: dict[str, Any],
     users: UserArrays,
     squared_mmd: Array,
-    calibration: Calibration | None,
+    calibration: Calibration,
 ) -> Peers:
     """Return `find_peers` of the Q rows that are the users' peers, in the users' order."""
     own = jnp.where(jnp.eye(len(squared_mmd), dtype=bool), squared_mmd, jnp.inf)
@@ -179,16 +181,27 @@ def best_of(
     users: UserArrays,
     kernel: Any,
     has_probe: Array,
-    calibration: Calibration | None,
+    calibration: Any,
     peers: Peers | None,
     *,
     method: str,
     k: int,
 ) -> tuple[Array, Array]:
-    """Return the scores of the best k learnwares and their rows, both (Q, k)."""
+    """Return the scores of the best k learnwares and their rows, both (Q, k).
+
+    Args:
+        found: {name: (M, Q)} of `scored`.
+        users: Q stacked users.
+        kernel: the market's.
+        has_probe: (M,).
+        calibration: of the market; None for a method that does not ask for it.
+        peers: the users' peers, or None.
+        method: of the group.
+        k: at most M.
+    """
     zero = jnp.zeros_like(found["squared_mmd"])
-    found = {**dict.fromkeys(("similarity", "matched", "share", "behaviour", "agreement"), zero),
-             **found}  # fmt: skip
+    absent = ("similarity", "matched", "share", "behaviour", "agreement")
+    found = {**dict.fromkeys(absent, zero), **found}
     parts = Parts(
         found["similarity"][..., None],
         jnp.where(found["matched"] > 0, 0, -1)[..., None],
@@ -202,5 +215,6 @@ def best_of(
         best = best_agreement(parts, peers, has_probe, jnp.ones(len(zero), bool))
     scores = combine(
         embedded, parts, users, kernel, has_probe, calibration, peers, best, method=method
-    )  # type: ignore[arg-type]  # only the likelihood looks at the calibration
-    return jax.lax.top_k(scores.T, k)  # type: ignore[return-value]
+    )
+    values, rows = jax.lax.top_k(scores.T, k)  # equal ones in the market's order
+    return values, rows

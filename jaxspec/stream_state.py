@@ -74,9 +74,9 @@ class State:
 
     def save(self) -> None:
         """Write what is known in one step."""
-        if self.path is None:
+        if self.path is None or not self.done[0]:
             return
-        parts = {
+        parts: dict[str, Any] = {
             f"{i} {name}": whole[: self.done[0]]
             for i, found in enumerate(self.found)
             for name, whole in found.items()

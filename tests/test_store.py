@@ -16,6 +16,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 from conftest import DIMENSION, KERNEL, SPACE, names
+from test_probe import specification_with_probe
 
 import jaxspec as js
 from jaxspec import store
@@ -604,3 +605,27 @@ def test_importing_the_package_imports_no_storage():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_loaded_market_with_a_probe_grows_like_the_one_that_was_saved(tmp_path):
+    market = js.Market.from_specifications({f"m{s}": specification_with_probe(s) for s in range(3)})
+    market.save(tmp_path / "market")
+    grown = [
+        one.add("new", specification_with_probe(4))
+        for one in (market, js.Market.load(tmp_path / "market"))
+    ]
+    first, second = (js.match(one, made_user(1)).scores for one in grown)
+    np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "int8"])
+def test_low_precision_is_kept_on_disk(tmp_path, storage):
+    specs = {f"m{s}": made_specification(s) for s in range(3)}
+    market = js.Market.from_specifications(specs, storage=storage)
+    market.save(tmp_path / "market")
+    loaded = js.Market.load(tmp_path / "market")
+    assert loaded.storage == storage
+    assert loaded.arrays.points.dtype == market.arrays.points.dtype
+    np.testing.assert_array_equal(
+        js.match(loaded, made_user(1)).scores, js.match(market, made_user(1)).scores
+    )
