@@ -15,6 +15,7 @@ for want of memory say, is recorded as failed and the rest goes on. Writes after
 
 from __future__ import annotations
 
+import argparse
 import gc
 import importlib.util
 import json
@@ -233,7 +234,7 @@ def pass_bounds(
     pairs = float(case.learnwares) * POINTS * USER_POINTS * users
     stored = float(case.learnwares) * POINTS * (case.dimension * case.item_bytes + 8)
     found: dict[str, float | None] = {}
-    if per_million and rates:
+    if per_million and rates and "products" in per_million:
         share, moved = case.learnwares / 1e6, stored / rates["memory"]["best"]
         products, exponentials = (share * per_million[k] for k in ("products", "exponentials"))
         found["measured"] = max(products + exponentials, moved)
@@ -451,3 +452,36 @@ def passes() -> dict[str, Callable[..., Any]]:
     if available():
         found["fused"] = jax.jit(partial(products, True))
     return found
+
+
+def main() -> None:
+    """Run every stage and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--quick", action="store_true", help="small sizes, to check the script")
+    parser.add_argument("--minutes", type=float, default=25.0, help="begin no stage after these")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    report, quick = Report(options.output, options.minutes, began), options.quick
+    # First, in a process of its own: a TPU serves one process, and a GPU's memory goes to one.
+    names = QUICK_TESTS if quick else TESTS
+    report.stage("tests", "pytest", partial(run_tests, names))
+    described = machine.describe()
+    report.named_after(described["device"])
+    peaks = peaks_of(described["device"])
+    report.record["machine"] = {**described, "memory": memory_left(), "quick": quick}
+    report.record["sizes"] = {"m": POINTS, "m_T": USER_POINTS, "classes": CLASSES}
+    report.record["peaks"] = {"Tflop/s and GB/s": peaks, "source": PEAKS_SOURCE}
+    say(json.dumps(report.record["machine"]))
+    rates = report.stage("limits", "rates", partial(limits, quick))
+    specifications(report, rates, quick)
+    for case in QUICK_CASES if quick else CASES:
+        score_case(report, case, (1, 3) if quick else (1, 16), rates, peaks, quick)
+        gc.collect()
+    report.record["seconds"] = time.perf_counter() - began
+    report.write()
+    say(f"{report.path}")
+
+
+if __name__ == "__main__":
+    main()

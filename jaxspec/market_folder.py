@@ -70,8 +70,9 @@ class Folder:
             **self.whole(("origin", "landmarks", "white")),
             "kernel": jax.tree.map(lambda x: np.asarray(x, np.float32), self.header.kernel),
         }
+        class_ids = self.whole(("class_ids",))["class_ids"]
         with store._naming(target):
-            self.market = OnDisk(self.header, self.whole(("class_ids",))["class_ids"], self.fixed)
+            self.market = OnDisk(self.header, class_ids, self.fixed)
 
     def row_bytes(self, names: Sequence[str]) -> int:
         """Return how many bytes a learnware takes in some of the arrays."""
@@ -113,8 +114,13 @@ class Folder:
             for name, value in rows.items():
                 if value.dtype.kind not in "iub":
                     store._check_finite(name, value)
-            if "points" in rows:
-                store.derive(rows)
+        return self._whole_rows(rows)
+
+    def _whole_rows(self, rows: Rows) -> Rows:
+        """Return rows with what the first files do not hold of their points."""
+        first = not {"scales", "square_norms"} <= set(self.header.arrays)
+        if first and "points" in rows:
+            store.derive(rows)
         return rows
 
     def whole(self, names: Sequence[str]) -> Rows:
@@ -126,12 +132,9 @@ class Folder:
         wanted, places = np.unique(at, return_inverse=True)
         found: Rows = {}
         for name, one in self.open(names).items():
-            _, chunk = np.unique(
-                wanted // one.chunk_layout.read_chunk.shape[0], return_inverse=True
-            )
+            rows = one.chunk_layout.read_chunk.shape[0]
+            _, chunk = np.unique(wanted // rows, return_inverse=True)
             cuts = np.flatnonzero(np.diff(chunk // CHUNKS)) + 1  # chunks are decoded whole
             parts = [self.finish({name: one[some].read()}) for some in np.split(wanted, cuts)]
             found[name] = np.concatenate([part[name] for part in parts])[places]
-        if "points" in found:
-            store.derive(found)
-        return found
+        return self._whole_rows(found)

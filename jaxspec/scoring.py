@@ -532,35 +532,23 @@ def assign(similarity: Array, allowed: Array) -> Array:
 def _shared_similarity(cross: Array, own_gram: Array, user_gram: Array, chosen: Array) -> Array:
     """Return cosines of the chosen pairs, both sides centred over the matched classes: (L, Q, k).
 
-    So a learnware's further classes do not count. Everything follows from the inner products:
-    centring over a set takes off the means over it, <a - a', b - b'> = ab - a'b - ab' + a'b'. Sums
-    with one-hot choices instead of gathers, which are slow in compiled code for processors.
-
-    Args:
-        cross: (L, Q, C, k) inner products of learnware classes with user classes.
-        own_gram: (L, C, C).
-        user_gram: (Q, k, k).
-        chosen: (L, Q, k) int32, -1 for none.
+    So a learnware's further classes do not count. Everything follows from the inner products. A
+    form with one-hot sums instead of gathers was faster and wrong: jax 0.10.2 compiled it for CPU
+    to other numbers from some thousand learnwares on (tested below that size and above it).
     """
     matched = chosen >= 0
-    m = matched.astype(cross.dtype)
-    n = jnp.maximum(m.sum(axis=-1, keepdims=True), 1.0)
-    pick = chosen[:, :, None, :] == jnp.arange(cross.shape[2])[:, None]  # (L, Q, C, k)
-    pick = pick.astype(cross.dtype)
-    share = pick.sum(axis=-1) / n  # (L, Q, C), of the matched classes
-    own_mean = (own_gram[:, None] * share[:, :, None, :]).sum(axis=-1)  # with the mean, (L, Q, C)
-    own_self = jnp.diagonal(own_gram, axis1=-2, axis2=-1)[:, None] - 2.0 * own_mean
-    own = (pick * own_self[..., None]).sum(axis=2) + (share * own_mean).sum(axis=-1, keepdims=True)
-    user_mean = (user_gram[None] * (m / n)[:, :, None, :]).sum(axis=-1)  # (L, Q, k)
-    user_self = jnp.diagonal(user_gram, axis1=-2, axis2=-1)[None] - 2.0 * user_mean
-    user = user_self + (m / n * user_mean).sum(axis=-1, keepdims=True)
-    row_mean = (cross * (m / n)[:, :, None, :]).sum(axis=-1)  # (L, Q, C), over user classes
-    column_mean = (cross * share[..., None]).sum(axis=2)  # (L, Q, k), over learnware classes
-    top = (pick * (cross - row_mean[..., None])).sum(axis=2) - column_mean
-    top = top + (share * row_mean).sum(axis=-1, keepdims=True)
+    at = jnp.maximum(chosen, 0)
+    own = jax.vmap(lambda gram, rows: gram[rows[:, :, None], rows[:, None, :]])(own_gram, at)
+    pairs = jnp.take_along_axis(cross, at[..., None], axis=-2)  # (L, Q, k, k): own row, user column
+    both = matched[..., :, None] & matched[..., None, :]
+
+    def twice(gram: Array) -> Array:
+        return _centred(_centred(gram, both, axis=-1), both, axis=-2)
+
+    own = jnp.diagonal(twice(own), axis1=-2, axis2=-1)
+    user = jnp.diagonal(twice(jnp.broadcast_to(user_gram, pairs.shape)), axis1=-2, axis2=-1)
+    top = jnp.diagonal(twice(pairs), axis1=-2, axis2=-1)
     # Rounding of a centred square that should be zero must not become a direction.
-    own = jnp.where(own > 1e-6 * jnp.abs(own_gram).max(axis=(-2, -1))[:, None, None], own, 0.0)
-    user = jnp.where(user > 1e-6 * jnp.abs(user_gram).max(axis=(-2, -1))[:, None], user, 0.0)
     norms = jnp.sqrt(jnp.maximum(own, 0.0)) * jnp.sqrt(jnp.maximum(user, 0.0))
     return jnp.where(matched, jnp.clip(_divided(top, norms), -1.0, 1.0), MISSING)
 

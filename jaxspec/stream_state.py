@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,7 @@ class State:
             self._load(self.path)
 
     def _load(self, path: Path) -> None:
+        """Go on from a file of `save`, which is checked."""
         with store._naming(path), np.load(path, allow_pickle=False) as file:
             said = json.loads(str(file["said"]))
             for name, value in self.said.items():
@@ -55,14 +57,11 @@ class State:
             done = file["done"].tolist()
             count = len(self.found[0]["closeness"])
             good = len(done) == len(self.done) and all(0 <= one <= count for one in done)
-            store._check_that(good and done[0] == max(done), f"resume: done: got {done!r:.80}")
+            store._check_that(good and done[0] == max(done), f"done: got {done!r:.80}")
             for i, found in enumerate(self.found):
                 for name, whole in found.items():
-                    part = file[f"{i} {name}"]
-                    store._check_array(
-                        f"resume: {name}", part.shape, part.dtype, ("f", "nq"), 
-                        {"n": done[0], "q": whole.shape[1]},
-                    )  # fmt: skip
+                    part, sizes = file[f"{i} {name}"], {"n": done[0], "q": whole.shape[1]}
+                    store._check_array(name, part.shape, part.dtype, ("f", "nq"), sizes)
                     whole[: done[0]] = part
         self.done = done
 

@@ -333,3 +333,32 @@ def test_a_market_without_probe_ranks_like_class_vectors_and_embeddings(market):
     chance = 0.57 * result.class_similarity.mean(axis=1) + 1.14 * near - 0.61
     want = chance + 0.6 * 0.7 * (near - near.mean())
     np.testing.assert_allclose(result.scores, want, atol=1e-3)
+
+
+@pytest.mark.parametrize("learnwares", [50, 1500])
+def test_shared_similarity_equals_numpy_in_small_and_large_chunks(learnwares):
+    """A compiler's parallel code may differ with the size; it once did."""
+    rng = np.random.default_rng(0)
+    own, asked = rng.normal(size=(learnwares, 8, 16)), rng.normal(size=(8, 8, 16))
+    chosen = np.full((learnwares, 8, 8), -1, np.int32)
+    for row in chosen.reshape(-1, 8):
+        count = rng.integers(2, 6)
+        row[:count] = rng.permutation(8)[:count]
+    grams = [
+        np.einsum(rule, x, y).astype(np.float32)
+        for rule, x, y in (
+            ("lcd,qkd->lqck", own, asked),
+            ("lcd,led->lce", own, own),
+            ("qcd,qed->qce", asked, asked),
+        )
+    ]
+    found = np.asarray(jax.jit(scoring._shared_similarity)(*grams, chosen))
+    for row in range(0, learnwares, 37):
+        for user in range(8):
+            matched = np.flatnonzero(chosen[row, user] >= 0)
+            one = own[row, chosen[row, user, matched]]
+            other = asked[user, matched]
+            one, other = one - one.mean(axis=0), other - other.mean(axis=0)
+            norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+            want = (one * other).sum(axis=1) / norms
+            np.testing.assert_allclose(found[row, user, matched], want, atol=1e-5)
