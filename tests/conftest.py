@@ -52,6 +52,16 @@ def made_user(seed, classes=4, per_class=10, class_names=None, **options):
     )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def release_compiled_code():
+    """Forget what a file compiled: a process may hold so many memory mappings and no more.
+
+    Every executable takes some; Linux allows 65,530 (vm.max_map_count), and LLVM aborts there.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def market():
     """Six learnwares of four classes each, the learnware `m<seed>` made from task `seed`."""

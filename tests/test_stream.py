@@ -1,6 +1,7 @@
 """A market streamed from disk answers as the loaded one, whatever the blocks and interruptions."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 import zlib
@@ -76,10 +77,21 @@ def assert_as_match(found, whole, k, user=None):
     assert len(found.top_k(3)) == min(3, k)
 
 
-@pytest.mark.parametrize("method", matching.METHODS)
-@pytest.mark.parametrize("probes", [False, True])
-@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
-def test_a_stream_is_match_on_the_loaded_market(saved, method, probes, storage):
+EVERY_DAY = [("float32", True, method) for method in matching.METHODS]
+EVERY_DAY += [("float32", False, "likelihood"), ("bfloat16", False, "rkme")]
+EVERY_DAY += [("bfloat16", True, "likelihood"), ("int8", True, "transfer")]
+EVERY_DAY += [("int8", True, "likelihood"), ("int8", False, "classwise")]
+ALL_CASES = itertools.product(["float32", "bfloat16", "int8"], [False, True], matching.METHODS)
+
+
+@pytest.mark.parametrize(
+    ("storage", "probes", "method"),
+    [
+        pytest.param(*case, marks=[] if case in EVERY_DAY else pytest.mark.slow)
+        for case in ALL_CASES
+    ],
+)
+def test_a_stream_is_match_on_the_loaded_market(saved, storage, probes, method):
     path, market = saved(probes, storage)
     user = made_user(2)
     whole = js.match(market, user, method=method)
