@@ -58,8 +58,9 @@ PEAKS: dict[str, dict[str, float | None]] = {
     "TPU v4": {"float32": None, "tf32": None, "bfloat16": 275.0, "memory": 1228.0},
     "TPU v5 lite": {"float32": None, "tf32": None, "bfloat16": 197.0, "memory": 819.0},
     "TPU v5e": {"float32": None, "tf32": None, "bfloat16": 197.0, "memory": 819.0},
+    "TPU v6 lite": {"float32": None, "tf32": None, "bfloat16": 918.0, "memory": 1640.0},
 }
-PEAKS_SOURCE = "vendors' data sheets, as third parties quote them; not measured"
+PEAKS_SOURCE = "published by the vendors (TPU: their documentation, GPU: as quoted), not measured"
 
 
 class Case(NamedTuple):
