@@ -140,13 +140,18 @@ def measure_truth(data: StudyData, seed: int, models: str, path: Path) -> None:
 
         def predict(model: int, rows: np.ndarray) -> np.ndarray:
             return scenario.predict(parameters, model, data.features[rows])
+
+        hidden = [
+            scenario.hidden_features(parameters, m, data.features[one.rows]).astype(np.float16)
+            for m, one in enumerate(market.developers)
+        ]
     else:
         from benchmarks import scratch
 
         assert data.images is not None
         parameters = scratch.train_scratch(data.images, market.developers, seed=seed)
         direct, _ = scratch.scratch_truth(parameters, market, data.images)
-        tuned = None
+        tuned = hidden = None
 
         def predict(model: int, rows: np.ndarray) -> np.ndarray:
             return scratch.predict_scratch(parameters, model, data.images[rows])
@@ -161,6 +166,7 @@ def measure_truth(data: StudyData, seed: int, models: str, path: Path) -> None:
     }
     if tuned is not None:
         kept["tuned"] = np.packbits(np.stack(tuned), axis=-1)
+        kept["hidden"] = np.stack(hidden)
     temporary = path.with_suffix(".part.npz")
     np.savez(temporary, **kept)
     temporary.replace(path)
@@ -178,11 +184,15 @@ def score_market(data: StudyData, seed: int, truth: Any, kernel: Any) -> dict[st
         class_names=[one.space.names for one in developers],
         teachers=list(truth["own"]),
         probe=(z[market.probe_rows], list(truth["probe"])),
+        hidden=list(truth["hidden"].astype(np.float32)) if "hidden" in truth else None,
         kernel=kernel,
         feature_space="study",
     )
     named = {one.name: spec for one, spec in zip(developers, specs, strict=True)}
-    bare = {name: dataclasses.replace(spec, probe=None) for name, spec in named.items()}
+    bare = {
+        name: dataclasses.replace(spec, probe=None, representation=None)
+        for name, spec in named.items()
+    }
     full_market = js.Market.from_specifications(named)
     bare_market = js.Market.from_specifications(bare)
     tests = int(truth["tests"])

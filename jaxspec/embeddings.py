@@ -33,8 +33,12 @@ def block_entries() -> int:
 
 
 def chunk_rows(slots: int, entries: int) -> int:
-    """Return learnwares a chunk when one of them needs `entries` values."""
-    return max(1, min(slots, block_entries() // entries))
+    """Return learnwares a chunk when one of them needs `entries` values.
+
+    Chunks of equal length: the last one, which ends at the last slot, repeats little.
+    """
+    chunks = -(-slots // max(1, block_entries() // entries))
+    return max(1, -(-slots // max(1, chunks)))
 
 
 def pack_columns(points: Array, weights: Array, counts: Array) -> tuple[Array, Array]:

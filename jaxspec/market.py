@@ -26,6 +26,7 @@ from jaxspec.market_arrays import ROW_FIELDS, STORAGES, MarketArrays, decode_poi
 from jaxspec.market_storage import Layout, Storage, check_specification
 from jaxspec.probe import ProbeProxy
 from jaxspec.proxy import Proxy
+from jaxspec.representation import RANK
 from jaxspec.shapes import bucket
 from jaxspec.specification import Specification, check_comparable
 
@@ -90,10 +91,11 @@ class Market:
         size = max(int(np.shape(spec.reduced_set.points)[0]) for spec in specs)
         classes = max(len(spec.class_names) for spec in specs)
         points = [spec.reduced_set.points for spec in specs]
+        hidden = any(spec.representation is not None for spec in specs)
         built = market_storage.build(
             market_storage.blocks_of(dict(specifications)),
             len(specs),
-            _layout(size, classes, points, first.kernel, probe),
+            _layout(size, classes, points, first.kernel, probe, hidden),
             first.kernel,
             fingerprint=_fingerprint(probe),
             precision=storage,
@@ -165,6 +167,7 @@ class Market:
             [first.reduced_set.points],
             first.kernel,
             first.probe,
+            first.representation is not None,
         )
         built = market_storage.build(
             checked(),
@@ -291,6 +294,7 @@ class Market:
                 facts.fidelity,
                 str(self.probe),
             )
+        maps = row["hidden_maps"].astype(np.float32).T
         return Specification(
             ReducedSet(points, weights),
             proxy,
@@ -300,6 +304,7 @@ class Market:
             num_examples=facts.num_examples,
             format_version=facts.format_version,
             probe=probe,
+            representation=maps if maps.any() else None,
         )
 
     def class_names(self, learnware: str) -> tuple[str, ...]:
@@ -352,12 +357,14 @@ class Market:
         storage, layout = self._storage, market_storage.layout_of(self.arrays)
         size = int(np.shape(specification.reduced_set.points)[0])
         classes, probe = len(specification.class_names), specification.probe
+        hidden = 0 if specification.representation is None else RANK
         with storage.lock:
             fits = (
                 len(storage.ids) == self._length < storage.total
                 and size <= layout.size
                 and classes <= layout.classes
                 and (probe is None or storage.probe is not None)
+                and hidden <= layout.hidden
             )
             if fits:
                 market_storage.append(storage, learnware, specification)
@@ -373,6 +380,7 @@ class Market:
             max(layout.classes, bucket(classes)),
             layout.origin,
             landmarks,
+            max(layout.hidden, hidden),
         )
         copied = self._copy(layout=larger, fingerprint=fingerprint, mesh=self.mesh)
         market_storage.append(copied, learnware, specification)
@@ -431,13 +439,18 @@ class Market:
 
 
 def _layout(
-    size: int, classes: int, points: Sequence[Any], kernel: Kernel, probe: ProbeProxy | None
+    size: int,
+    classes: int,
+    points: Sequence[Any],
+    kernel: Kernel,
+    probe: ProbeProxy | None,
+    hidden: bool,
 ) -> Layout:
     origin = market_storage.find_origin(points, float(kernel.bandwidth))
     landmarks = np.zeros((0, len(origin)), np.float32)
     if probe is not None:
         landmarks = np.asarray(probe.landmarks, np.float32) - origin
-    return Layout(size + size % 2, bucket(classes), origin, landmarks)
+    return Layout(size + size % 2, bucket(classes), origin, landmarks, RANK if hidden else 0)
 
 
 def _checked_mesh(mesh: Any) -> Mesh:
@@ -465,6 +478,10 @@ def _check_storage(storage: str) -> None:
 
 def _check_room(learnware: str, spec: Specification, layout: Layout) -> None:
     size, classes = int(np.shape(spec.reduced_set.points)[-2]), len(spec.class_names)
+    if spec.representation is not None and not layout.hidden:
+        raise ValueError(
+            f"specification {learnware!r}: expected no representation, as the first batch has none"
+        )
     if size > layout.size or classes > layout.classes:
         raise ValueError(
             f"specification {learnware!r}: expected at most {layout.size} points and "

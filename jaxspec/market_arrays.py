@@ -26,6 +26,7 @@ __all__ = [
     "CHANCE_STEPS",
     "ROW_FIELDS",
     "STORAGES",
+    "VECTORS",
     "MarketArrays",
     "allocate",
     "capacity",
@@ -43,12 +44,13 @@ __all__ = [
 Array = Any
 CHANCE_STEPS = 255
 SELF_TERM_CHUNK = 256  # learnwares whose m x m Gram matrices are in memory at once
-# Type of the points, and of class vectors and probe weights.
+# Type of the points, and of `VECTORS`.
 STORAGES = {
     "float32": (np.dtype(np.float32), np.dtype(np.float32)),
     "bfloat16": (np.dtype(jnp.bfloat16), np.dtype(jnp.bfloat16)),
     "int8": (np.dtype(np.int8), np.dtype(jnp.bfloat16)),
 }
+VECTORS = ("class_vectors", "probe_weights", "hidden_maps")
 
 
 @register
@@ -70,6 +72,8 @@ class MarketArrays:
         probe_chances: (slots, classes, D) uint8, `CHANCE_STEPS` times the probability of each class
             at the landmarks under the probe proxy.
         has_probe: (slots,) one where there is a probe proxy, else zero.
+        hidden_maps: (slots, R, d) representations, zero where there is none; R = 0 in a market
+            without.
         landmarks: (D, d) of the probe proxies, relative to `origin`.
         white: (D, D), `probe.whitening` of the landmarks.
         origin: (d,) subtracted from points, zero unless the features lie far from zero.
@@ -88,6 +92,7 @@ class MarketArrays:
     probe_bias: Array
     probe_chances: Array
     has_probe: Array
+    hidden_maps: Array
     landmarks: Array
     white: Array
     origin: Array
@@ -107,6 +112,7 @@ ROW_FIELDS = (
     "probe_bias",
     "probe_chances",
     "has_probe",
+    "hidden_maps",
 )
 
 
@@ -141,8 +147,7 @@ def encode_rows(rows: dict[str, np.ndarray], storage: str) -> dict[str, np.ndarr
         "points": stored,
         "scales": scales,
         "square_norms": np.square(values).sum(axis=2),
-        "class_vectors": rows["class_vectors"].astype(vector_type),
-        "probe_weights": rows["probe_weights"].astype(vector_type),
+        **{name: rows[name].astype(vector_type) for name in VECTORS},
     }
 
 

@@ -20,8 +20,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxspec import market_arrays
 from jaxspec.calibration import SAMPLE, Calibration, calibrate
 from jaxspec.kernels import Kernel
-from jaxspec.market_arrays import ROW_FIELDS, MarketArrays
+from jaxspec.market_arrays import ROW_FIELDS, VECTORS, MarketArrays
 from jaxspec.probe import lift, whitening
+from jaxspec.representation import RANK
 from jaxspec.shapes import bucket, pad_to
 from jaxspec.specification import Specification
 
@@ -112,6 +113,8 @@ def check_specification(learnware: Any, spec: Any, batch: tuple[int, ...] = ()) 
         ("proxy.bias", spec.proxy.bias, (*batch, classes)),
         ("reduced_set.points", spec.reduced_set.points, (*batch, m, d)),
     ]
+    if spec.representation is not None:
+        expected.append(("representation", spec.representation, (*batch, d, RANK)))
     if spec.probe is not None:
         landmarks = np.shape(spec.probe.landmarks)[0]
         expected += [
@@ -131,12 +134,16 @@ def check_specification(learnware: Any, spec: Any, batch: tuple[int, ...] = ()) 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What every slot of a storage shares: padded sizes, the origin, and the probe's landmarks."""
+    """What every slot of a storage shares: padded sizes, the origin, and the probe's landmarks.
+
+    `hidden` is RANK in a market where somebody has a representation, else zero.
+    """
 
     size: int
     classes: int
     origin: np.ndarray
     landmarks: np.ndarray
+    hidden: int = 0
 
     def empty(self, count: int) -> dict[str, np.ndarray]:
         """Return rows of zeros for `count` learnwares, in float32."""
@@ -149,6 +156,7 @@ class Layout:
             "probe_weights": (self.classes, landmarks),
             "probe_bias": (self.classes,),
             "has_probe": (),
+            "hidden_maps": (self.hidden, d),
         }
         rows = {name: np.zeros((count, *shape), np.float32) for name, shape in shapes.items()}
         rows["class_ids"] = np.full((count, self.classes), -1, np.int32)
@@ -169,6 +177,9 @@ class Layout:
             rows["probe_weights"][at, ..., :classes, :] = weights
             rows["probe_bias"][at, ..., :classes] = np.asarray(spec.probe.bias, np.float32)
             rows["has_probe"][at] = 1.0
+        if spec.representation is not None:
+            maps = np.asarray(spec.representation, np.float32)
+            rows["hidden_maps"][at] = np.swapaxes(maps, -1, -2)
 
 
 def layout_of(arrays: MarketArrays) -> Layout:
@@ -178,6 +189,7 @@ def layout_of(arrays: MarketArrays) -> Layout:
         arrays.class_ids.shape[1],
         np.asarray(arrays.origin),
         np.asarray(arrays.landmarks),
+        arrays.hidden_maps.shape[1],
     )
 
 
@@ -412,7 +424,7 @@ def copy(
         part = slots[start : start + BLOCK]
         rows = take(storage, part if len(slots) else np.zeros(1, int))  # any row has the shapes
         if other.precision != storage.precision:
-            floats = {name: rows[name].astype(np.float32) for name in _FLOATS}
+            floats = {name: rows[name].astype(np.float32) for name in VECTORS}
             floats["points"] = market_arrays.decode_points(rows["points"], rows["scales"])
             rows = _finish(other, kernel, rows | floats)
         wanted = layout.empty(1)
@@ -438,9 +450,6 @@ def copy(
     last = {name: value[-1:] for name, value in rows.items()}
     _warm(other, kernel, layout, max(len(slots) - 1, 0), last)
     return other
-
-
-_FLOATS = ("class_vectors", "probe_weights")
 
 
 def sample_calibration(storage: Storage, slots: np.ndarray) -> Calibration:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxspec.market import Market
 from jaxspec.scoring import METHODS, NEED_LABELS, Scores, UserArrays
-from jaxspec.shapes import bucket, pad_to
+from jaxspec.shapes import bucket
 from jaxspec.specification import UserSpecification, check_comparable
 from jaxspec.spread import best_spread, score_spread
 
@@ -341,40 +341,40 @@ def stack_users(
         finite = all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(user))
         if not finite:
             raise ValueError(f"{name}: its specification holds NaN or infinity")
-    counts = [user.reduced_set.points.shape[0] for user in users]
-    n = bucket(max(counts), minimum=128)
-    k = bucket(max(len(user.class_names) for user in users))
-    d, origin = market.dimension, np.asarray(market.arrays.origin)
-
-    def vectors(user: UserSpecification) -> np.ndarray:
-        return pad_to(np.asarray(user.proxy.weights, np.float32).T, (k, d))
-
-    def points(user: UserSpecification) -> np.ndarray:
-        return pad_to(np.asarray(user.reduced_set.points, np.float32) - origin, (n, d))
-
-    def weights(user: UserSpecification) -> np.ndarray:
-        return pad_to(np.asarray(user.reduced_set.weights, np.float32), (n,))
-
-    def labels(user: UserSpecification) -> np.ndarray:
-        shared = np.full(0, -1) if user.labels is None else np.asarray(user.labels)
-        return pad_to(shared.astype(np.int32), (n,), value=-1)
-
-    sizes = np.array([len(user.class_names) for user in users])
-    numbers = [pad_to(market.class_numbers(u.class_names), (k,), value=-2) for u in users]
     if label_spaces == "auto":
         by_name = np.array([market.covers(user.class_names) for user in users])
     else:
         by_name = np.full(len(users), label_spaces == "homogeneous")
-    return UserArrays(
-        points=np.stack([points(user) for user in users]),
-        weights=np.stack([weights(user) for user in users]),
-        labels=np.stack([labels(user) for user in users]),
+    return _stacked(market, users, by_name)
+
+
+def _stacked(market: Market, users: Sequence[UserSpecification], by_name: np.ndarray) -> UserArrays:
+    """Copy users into padded arrays; all in numpy, so that no new size compiles anything."""
+    counts = [user.reduced_set.points.shape[0] for user in users]
+    batch, d = len(users), market.dimension
+    n = bucket(max(counts), minimum=128)
+    k = bucket(max(len(user.class_names) for user in users))
+    origin = np.asarray(market.arrays.origin)
+    sizes = np.array([len(user.class_names) for user in users])
+    stacked = UserArrays(
+        points=np.zeros((batch, n, d), np.float32),
+        weights=np.zeros((batch, n), np.float32),
+        labels=np.full((batch, n), -1, np.int32),
         counts=np.array(counts, np.int32),
         examples=np.array(
-            [u.num_examples or u.reduced_set.points.shape[0] for u in users], np.float32
+            [one.num_examples or count for one, count in zip(users, counts, strict=True)],
+            np.float32,
         ),
-        class_vectors=np.stack([vectors(user) for user in users]),
+        class_vectors=np.zeros((batch, k, d), np.float32),
         class_mask=np.arange(k) < sizes[:, None],
-        class_numbers=np.stack(numbers),
+        class_numbers=np.full((batch, k), -2, np.int32),
         by_name=by_name,
     )
+    for i, (user, count, size) in enumerate(zip(users, counts, sizes, strict=True)):
+        np.subtract(user.reduced_set.points, origin, out=stacked.points[i, :count])
+        stacked.weights[i, :count] = user.reduced_set.weights
+        if user.labels is not None:
+            stacked.labels[i, :count] = user.labels
+        stacked.class_vectors[i, :size] = np.asarray(user.proxy.weights).T
+        stacked.class_numbers[i, :size] = market.class_numbers(user.class_names)
+    return stacked

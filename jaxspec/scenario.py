@@ -31,6 +31,7 @@ __all__ = [
     "draw_label_spaces",
     "draw_market",
     "fine_tuning_truth",
+    "hidden_features",
     "predict",
     "train_heads",
 ]
@@ -285,6 +286,13 @@ def predict(parameters: Any, model: int, features: np.ndarray) -> np.ndarray:
     """Return one head's class probabilities, (n, C), for features (n, d); without dropout."""
     own = jax.tree.map(lambda leaf: leaf[model], parameters)
     return np.asarray(_forward(own, features))
+
+
+def hidden_features(parameters: Any, model: int, features: np.ndarray) -> np.ndarray:
+    """Return one head's hidden activations, (n, 128), for features (n, d); without dropout."""
+    first = parameters["params"]["layers_0"]
+    kernel, bias = np.asarray(first["kernel"][model]), np.asarray(first["bias"][model])
+    return np.maximum(features @ kernel + bias, 0.0)
 
 
 def direct_accuracy(

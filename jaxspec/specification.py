@@ -24,6 +24,7 @@ from jaxspec.kernels import Kernel, ReducedSet, kernel_label
 from jaxspec.probe import ProbeProxy, fit_probe_proxies
 from jaxspec.proxy import Proxy, fit_proxies, fit_proxy
 from jaxspec.pytrees import register
+from jaxspec.representation import fit_representation
 from jaxspec.rkme import reduce_set, reduce_sets
 
 __all__ = [
@@ -56,6 +57,7 @@ class Specification:
         num_examples: how many examples stand behind Phi.
         format_version: of the fields; files of another version are refused.
         probe: how the model behaves on the market's public probe set, or None.
+        representation: (d, RANK) map of the features to the model's hidden ones, or None.
     """
 
     reduced_set: ReducedSet
@@ -66,6 +68,7 @@ class Specification:
     num_examples: int = dataclasses.field(metadata=_STATIC, default=0)
     format_version: int = dataclasses.field(metadata=_STATIC, default=FORMAT_VERSION)
     probe: ProbeProxy | None = None
+    representation: Array | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a safetensors file; see `jaxspec.store.save_specification`."""
@@ -185,6 +188,7 @@ def specify(
     feature_space: str,
     teacher: Array | None = None,
     probe: tuple[Array, Array] | None = None,
+    hidden: Array | None = None,
     size: int = 50,
     teacher_weight: float = 1.0,
     ridge: float = 1e-3,
@@ -201,6 +205,9 @@ def specify(
         teacher: (n, C) class probabilities f(X) of the model, or None to fit the labels only.
         probe: the market's probe features (p, d) and the model's probabilities there (p, C);
             with it the specification also says what the model does beyond its owner's data.
+        hidden: (n, h) the model's activations before its output layer on the submitter's data; of
+            them the specification keeps a linear map (`jaxspec.representation`), which says what
+            fine-tuning would reuse.
         size: m, points of the reduced set.
         teacher_weight: weight of KL(f(X) || proxy) beside the cross-entropy.
         ridge: penalty on the proxy's squared weights.
@@ -231,6 +238,7 @@ def specify(
         space,
         num_examples=int(features.shape[0]),
         probe=behaviour[0],
+        representation=None if hidden is None else fit_representation(features, hidden),
     )
 
 
@@ -261,6 +269,7 @@ def specify_many(
     feature_space: str,
     teachers: Sequence[Array] | None = None,
     probe: tuple[Array, Sequence[Array]] | None = None,
+    hidden: Sequence[Array] | None = None,
     size: int = 50,
     teacher_weight: float = 1.0,
     ridge: float = 1e-3,
@@ -278,6 +287,7 @@ def specify_many(
         feature_space: the market's feature space.
         teachers: B arrays (n_i, C_i) of probabilities, or None.
         probe: the market's probe features (p, d) and B arrays (p, C_i), or None.
+        hidden: B arrays (n_i, h_i) of activations, or None.
         size: see `specify`.
         teacher_weight: see `specify`.
         ridge: see `specify`.
@@ -292,6 +302,7 @@ def specify_many(
         ("class_names", class_names),
         ("teachers", teachers),
         ("probe[1]", outputs),
+        ("hidden", hidden),
     ):
         if value is not None and len(value) != count:
             raise ValueError(f"{name}: expected {count} entries as in features, got {len(value)}")
@@ -309,6 +320,10 @@ def specify_many(
         ridge=ridge,
     )
     behaviour = _behaviour(kernel, probe, rows[0].shape[1], [len(n) for n in names])
+    maps: list[Array | None] = [None] * count
+    if hidden is not None:
+        pairs = zip(rows, hidden, strict=True)
+        maps = [fit_representation(z, h, name=f"hidden[{i}]") for i, (z, h) in enumerate(pairs)]
     sets = reduce_sets(key, rows, size=size, kernel=kernel)
     proxies, sets = jax.tree.map(np.asarray, (proxies, sets))
 
@@ -326,6 +341,7 @@ def specify_many(
             space,
             num_examples=int(rows[i].shape[0]),
             probe=behaviour[i],
+            representation=maps[i],
         )
 
     return [one(i) for i in range(count)]

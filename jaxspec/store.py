@@ -37,6 +37,7 @@ import numpy as np
 from jaxspec import market as _market
 from jaxspec import market_arrays, market_storage
 from jaxspec.kernels import Kernel
+from jaxspec.representation import RANK
 from jaxspec.rkme import Diagnostics
 from jaxspec.shapes import pad_to
 from jaxspec.specification import FORMAT_VERSION, as_class_names
@@ -73,6 +74,7 @@ _FIELDS = {
     "probe.weights": ("f", "DC"),
     "probe.bias": ("f", "C"),
     "probe.fidelity": ("f", ""),
+    "representation": ("f", "dR"),
 }
 _ARRAYS = {
     "points": ("f", "Mmd"),
@@ -88,6 +90,7 @@ _ARRAYS = {
     "probe_bias": ("f", "Mk"),
     "probe_chances": ("u", "MkD"),
     "has_probe": ("f", "M"),
+    "hidden_maps": ("f", "MRd"),
     "landmarks": ("f", "Dd"),
     "white": ("f", "DE"),
 }
@@ -177,7 +180,7 @@ def _unflatten(cls: type, header: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     names = as_class_names("class_names", static["class_names"])
     for at, number in numbers.items():
         _check_that(_conforms(number, int | float | bool), f"{at}: got {number!r:.40} as a number")
-    leaves, sizes = {**numbers, **arrays}, {"C": len(names)}
+    leaves, sizes = {**numbers, **arrays}, {"C": len(names), "R": RANK}
     for at, leaf in leaves.items():
         rule = _FIELDS.get(at, ("fiu", "") if "diagnostics." in at else ("fiub", None))
         _check_array(at, np.shape(leaf), np.asarray(leaf).dtype, rule, sizes)
@@ -291,8 +294,9 @@ class Header:
         kernel: of all.
         probe: fingerprint of the probe set, or None.
         precision: a key of `market_arrays.STORAGES`.
-        arrays: {field of `MarketArrays`: (shape, dtype)}; those of a market without a probe set
-            are absent, and in the first files `scales` and `square_norms`.
+        arrays: {field of `MarketArrays`: (shape, dtype)}; what a market without a probe set or
+            without representations lacks is absent, and in the first files also `scales` and
+            `square_norms`.
         files: {file below `folder`: CRC-32}.
     """
 
@@ -445,11 +449,11 @@ def _checked_header(said: Any, count: int, precision: str) -> dict[str, tuple[An
     """Check what the arrays are said to be and return {field: (shape, dtype)}."""
     fields = {one.name: one for one in dataclasses.fields(market_arrays.MarketArrays)}
     del fields["kernel"]
-    needed = set(fields) - set(_PROBE) - set(_DERIVED)
+    needed = set(fields) - set(_PROBE) - set(_DERIVED) - {"hidden_maps"}
     _check_that(needed <= set(said) <= set(fields), f"arrays: expected {sorted(fields)}")
     point_type, vector_type = (one.name for one in market_arrays.STORAGES[precision])
-    stored = {"points": point_type, "class_vectors": vector_type, "probe_weights": vector_type}
-    sizes, checked = {"M": count}, {}
+    stored = {"points": point_type, **dict.fromkeys(market_arrays.VECTORS, vector_type)}
+    sizes, checked = {"M": count, "R": RANK}, {}
     for name, (shape, dtype) in said.items():
         wanted = (stored[name],) if name in stored else ("float32", "int32", "bool", "uint8")
         _check_that(dtype in wanted, f"{name}: expected dtype {wanted}, got {dtype!r:.40}")
@@ -482,6 +486,9 @@ def _load_arrays(header: Header) -> dict[str, np.ndarray]:
         arrays.update({name: np.zeros(shape, np.float32) for name, shape in empty.items()})
         arrays["probe_weights"] = arrays["probe_weights"].astype(arrays["class_vectors"].dtype)
         arrays["probe_chances"] = np.zeros(empty["probe_weights"], np.uint8)
+    if "hidden_maps" not in arrays:
+        count, _, d = arrays["class_vectors"].shape
+        arrays["hidden_maps"] = np.zeros((count, 0, d), arrays["class_vectors"].dtype)
     derive(arrays)
     return arrays
 

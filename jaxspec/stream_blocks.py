@@ -68,7 +68,7 @@ class Group:
         if self.method == "rkme":
             return ()
         if self.method == "transfer":
-            return (*CLASSES, "class_bias", *(_PROBE if self.probed else ()))
+            return (*CLASSES, "class_bias", "hidden_maps", *(_PROBE if self.probed else ()))
         peers = (*_PROBE, "class_bias", "probe_chances") if self.has_peers else ()
         return (*CLASSES, *peers)
 
@@ -102,7 +102,7 @@ def scored(
         some = {name: rows[name] for name in EMBEDDING}
         found.update(_embed_block(some, fixed, group.users, np.int32(length)))
     if group.class_fields and "class_ids" in rows:
-        some = {name: rows[name] for name in group.class_fields}
+        some = {name: rows[name] for name in group.class_fields if name in rows}
         users, method = group.users, group.method
         found.update(_class_block(some, fixed, users, np.int32(length), peers, method=method))
     return found

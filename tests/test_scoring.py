@@ -303,7 +303,8 @@ def test_further_random_outputs_do_not_help_transfer_on_average():
 
         def score(vectors, users=users, points=points):
             logits = (vectors @ points.T)[None, None].astype(np.float32)
-            return float(scoring._transfer(logits, np.ones((1, len(vectors)), bool), users)[0, 0])
+            logits -= logits.mean(axis=2, keepdims=True)
+            return float(scoring._transfer(logits, users, scoring.OUTPUT_RIDGE)[0, 0])
 
         lifts.append(score(np.concatenate([own, more])) - score(own))
     assert np.mean(lifts) < 0.005
