@@ -26,6 +26,8 @@ from benchmarks.machine import describe
 
 REQUIREMENTS = ("learnware==0.4.0.post1", "torch==2.13.0", "fast_pytorch_kmeans==0.2.2")
 SIDE = Path(__file__).with_name("learnware_side.py")
+PAUSE = 0.3  # seconds
+SHORT = 0.1  # seconds
 
 
 class Timed(NamedTuple):
@@ -78,6 +80,9 @@ def take_turns(
 ) -> dict[str, Row]:
     """Time every call in turn, `repeats` rounds after a first one, with the seeds 0, 1, ...
 
+    Before each comes a pause, since thread pools spin for a while after their work, and before a
+    short one a call that is not timed, since the one before used the caches.
+
     Args:
         calls: name to a function of a seed; one that returns `Timed` has timed itself.
         repeats: rounds after the first.
@@ -97,6 +102,9 @@ def take_turns(
             row = rows[name]
             if row.seconds and sum(row.seconds) >= budget:
                 continue
+            time.sleep(PAUSE)
+            if row.seconds and min(row.seconds) < SHORT:
+                clock(call, seed)
             result, seconds = clock(call, seed)
             row.seconds.append(seconds)
             row.results.append(result)

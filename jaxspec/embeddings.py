@@ -35,10 +35,11 @@ def block_entries() -> int:
 def chunk_rows(slots: int, entries: int) -> int:
     """Return learnwares a chunk when one of them needs `entries` values.
 
-    Chunks of equal length: the last one, which ends at the last slot, repeats little.
+    Chunks of equal length, five or a multiple: a new market has a fifth of its slots free, and
+    chunks without a learnware are not computed.
     """
     chunks = -(-slots // max(1, block_entries() // entries))
-    return max(1, -(-slots // max(1, chunks)))
+    return max(1, -(-slots // (-(-chunks // 5) * 5)))
 
 
 def pack_columns(points: Array, weights: Array, counts: Array) -> tuple[Array, Array]:
