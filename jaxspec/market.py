@@ -317,11 +317,10 @@ class Market:
 
     def covers(self, names: tuple[str, ...]) -> bool:
         """Tell whether one learnware has a class of every one of these names."""
-        wanted = set(names)
-        for space, slots in self._storage.label_spaces.items():
-            if wanted <= set(space) and any(self._holds(slot) for slot in slots):
-                return True
-        return False
+        spaces = self._storage.label_spaces
+        return any(
+            self._holds(slot) for space in self._storage.spaces_of(names) for slot in spaces[space]
+        )
 
     def _holds(self, slot: int) -> bool:
         return slot < self._length and slot not in self._removed

@@ -53,6 +53,7 @@ class Storage:
         self.facts: list[Facts] = []
         self.index: dict[str, tuple[int, ...]] = {}  # id -> slots it was ever given
         self.label_spaces: dict[tuple[str, ...], list[int]] = {}  # class names -> slots
+        self.spaces_with: dict[str, set[tuple[str, ...]]] = {}  # class name -> its label spaces
         self.names: dict[str, int] = {}  # class name -> number
         self.probe: str | None = None  # fingerprint of the probe set
         self.precision = precision
@@ -75,8 +76,21 @@ class Storage:
         slot = len(self.ids)
         self.ids.append(learnware)
         self.index[learnware] = (*self.index.get(learnware, ()), slot)
-        self.label_spaces.setdefault(facts.class_names, []).append(slot)
+        self.note_space(facts.class_names, slot)
         self.facts.append(facts)
+
+    def note_space(self, names: tuple[str, ...], slot: int) -> None:
+        """Note the label space of a slot."""
+        if names not in self.label_spaces:
+            self.label_spaces[names] = []
+            for name in names:
+                self.spaces_with.setdefault(name, set()).add(names)
+        self.label_spaces[names].append(slot)
+
+    def spaces_of(self, names: Sequence[str]) -> set[tuple[str, ...]]:
+        """Return the label spaces that have all of these names."""
+        found = sorted((self.spaces_with.get(name, set()) for name in names), key=len)
+        return set.intersection(*found)
 
     def number(self, names: tuple[str, ...], classes: int) -> np.ndarray:
         """Return numbers of class names, giving new names the next ones; -1 in the padding."""

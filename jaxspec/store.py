@@ -377,7 +377,7 @@ def ledger(header: Header, class_ids: np.ndarray) -> market_storage.Storage:
     rows = zip(*header.facts.values(), strict=True)
     for slot, (label_space, row) in enumerate(zip(space_of, rows, strict=True)):
         own, facts = spaces[label_space], dict(zip(header.facts, row, strict=True))
-        storage.label_spaces.setdefault(own, []).append(slot)
+        storage.note_space(own, slot)
         storage.facts.append(market_storage.Facts(own, **facts))
     return storage
 
