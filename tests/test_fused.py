@@ -23,7 +23,8 @@ def made(storage="float32", slots=7, m=11, d=6, users=1, n=21, seed=0):
     """
     rng = np.random.default_rng(seed)
     draw = rng.normal(size=(slots, m, d)).astype(np.float32)
-    rows = encode_rows({"points": draw, "class_vectors": draw, "probe_weights": draw}, storage)
+    fields = ("points", "class_vectors", "probe_weights", "hidden_maps")
+    rows = encode_rows(dict.fromkeys(fields, draw), storage)
     weights = rng.normal(size=(slots, m)).astype(np.float32)
     weights[:, -2:] = 0.0
     counts = n - 3 * np.arange(users)

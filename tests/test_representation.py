@@ -204,6 +204,15 @@ def test_markets_hold_save_stream_and_grow_with_it(tmp_path, storage):
     loaded.add("new", specification_with_map(6))
 
 
+def test_the_index_scores_its_candidates_by_it():
+    market = mapped_market().add("bare", made_specification(5))
+    user = made_user(1, class_names=OTHERS)
+    want = dict(js.match(market, user, method="transfer").top_k(5))
+    found = js.Index.build(market).search(user, 5, method="transfer")
+    assert set(found.ids) == set(want)
+    np.testing.assert_allclose(found.scores, [want[one] for one in found.ids], atol=1e-5)
+
+
 def test_a_market_without_takes_the_first_one_with():
     bare = js.Market.from_specifications({f"m{s}": made_specification(s) for s in range(3)})
     grown = bare.add("first", specification_with_map(4))

@@ -26,6 +26,7 @@ from jaxspec import embeddings
 from jaxspec.market import ROW_FIELDS
 from jaxspec.matching import METHODS
 from jaxspec.probe import ProbeProxy
+from jaxspec.representation import RANK
 
 DEVICES, PROCESSES, COUNT, TIMEOUT = 8, 4, 21, 600
 KERNEL, D, SPACE = js.Gaussian(bandwidth=2.0), 5, "drawn"
@@ -36,8 +37,12 @@ LANDMARKS = np.random.default_rng(9).normal(size=(20, D)).astype(np.float32)
 
 
 def drawn(seed, *, probe=True, classes=None):
-    """Return a specification of two to four of six classes; a third of them without a probe."""
+    """Return a specification of so many or two to four of six classes; a third have no probe.
+
+    With as many classes as asked for it has a representation, else every second one has.
+    """
     rng = np.random.default_rng(seed)
+    mapped = probe and (classes is not None or seed % 2)
     classes = classes or 2 + seed % 3
 
     def normal(*shape):
@@ -55,6 +60,7 @@ def drawn(seed, *, probe=True, classes=None):
         SPACE,
         num_examples=50,
         probe=proxy if probe and seed % 3 else None,
+        representation=normal(D, RANK) if mapped else None,
     )
 
 
