@@ -284,8 +284,13 @@ def _write_split(
 def write_rows(
     rows: dict[str, Array], slot: int, new: dict[str, np.ndarray], mesh: Mesh | None = None
 ) -> dict[str, Array]:
-    """Write the b slots from `slot` on, in place: the arrays that were handed in are used up."""
+    """Write the b slots from `slot` on, in place: the arrays that were handed in are used up.
+
+    Fields of no size stay as they are: jit would give them back on one device's terms.
+    """
+    empty = {name: value for name, value in rows.items() if not value.size}
+    rows, new = ({n: v for n, v in one.items() if n not in empty} for one in (rows, new))
     if mesh is None:
-        return _write(rows, np.int32(slot), new)
+        return {**_write(rows, np.int32(slot), new), **empty}
     with on_mesh(mesh):
-        return _write_split(rows, np.int32(slot), new, mesh=mesh)
+        return {**_write_split(rows, np.int32(slot), new, mesh=mesh), **empty}

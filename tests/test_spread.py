@@ -316,6 +316,8 @@ def check_every_device_holds_only_its_share():
     held = np.bincount(spread.rows // (len(ids) // DEVICES), minlength=DEVICES)
     assert held.max() - held.min() <= 1
     assert_shared_out(spread.add("new", drawn(50)))
+    bare = drawn_market(probe=False).shard(line())  # with fields of no size
+    assert_shared_out(bare.add("new", drawn(50, probe=False)))
 
 
 def check_growing_and_other_users_compile_nothing():
