@@ -133,46 +133,67 @@ def measure_truth(data: StudyData, seed: int, models: str, path: Path) -> None:
     """Train the models of one market, run and fine-tune them for every user, and keep it all."""
     market = draw(data, seed)
     everyone = market.users + market.strangers
+    count = range(len(market.developers))
     if models == "heads":
         parameters = scenario.train_heads(data.features, market.developers, seed=seed)
         direct, _ = scenario.direct_truth(parameters, market, data.features)
         tuned = scenario.fine_tuning_truth(parameters, market.developers, everyone, data.features)
-
-        def predict(model: int, rows: np.ndarray) -> np.ndarray:
-            return scenario.predict(parameters, model, data.features[rows])
-
-        hidden = [
-            scenario.hidden_features(parameters, m, data.features[one.rows]).astype(np.float16)
-            for m, one in enumerate(market.developers)
-        ]
+        predict, hidden, inputs = scenario.predict, scenario.hidden_features, data.features
     else:
         from benchmarks import scratch
 
         assert data.images is not None
-        parameters = scratch.train_scratch(data.images, market.developers, seed=seed)
+        parameters = trained_nets(data, market, seed, path.with_name(f"nets-{seed}.npz"))
         direct, _ = scratch.scratch_truth(parameters, market, data.images)
-        tuned = hidden = None
+        tuned = scratch.scratch_fine_tuning(parameters, market.developers, everyone, data.images)
+        predict, hidden, inputs = scratch.predict_scratch, scratch.hidden_scratch, data.images
 
-        def predict(model: int, rows: np.ndarray) -> np.ndarray:
-            return scratch.predict_scratch(parameters, model, data.images[rows])
+    def run(call: Any, m: int, rows: np.ndarray) -> np.ndarray:
+        return call(parameters, m, inputs[rows])
 
-    count = range(len(market.developers))
+    own = [one.rows for one in market.developers]
     kept: dict[str, np.ndarray] = {
         "direct": np.packbits(np.stack(direct), axis=-1),
         "tests": np.array(direct[0].shape[-1]),
-        "own": np.stack([predict(m, market.developers[m].rows) for m in count]),
-        "probe": np.stack([predict(m, market.probe_rows) for m in count]),
-        "examples": np.stack([[predict(m, user.rows) for m in count] for user in everyone]),
+        "own": np.stack([run(predict, m, own[m]) for m in count]),
+        "probe": np.stack([run(predict, m, market.probe_rows) for m in count]),
+        "examples": np.stack([[run(predict, m, user.rows) for m in count] for user in everyone]),
+        "tuned": np.packbits(np.stack(tuned), axis=-1),
+        "hidden": np.stack([run(hidden, m, own[m]).astype(np.float16) for m in count]),
     }
-    if tuned is not None:
-        kept["tuned"] = np.packbits(np.stack(tuned), axis=-1)
-        kept["hidden"] = np.stack(hidden)
+    write_arrays(path, kept)
+
+
+def trained_nets(data: StudyData, market: scenario.MarketDraw, seed: int, path: Path) -> Any:
+    """Return the parameters of a market's small nets, from their file where there is one."""
+    from benchmarks import scratch
+
+    layers = [f"convolution_{i}" for i in range(len(scratch.CHANNELS))] + ["output"]
+    if not path.exists():
+        nets = scratch.train_scratch(data.images, market.developers, seed=seed)
+        write_arrays(path, {f"{a} {b}": nets[a][b] for a in layers for b in ("kernel", "bias")})
+    with np.load(path) as file:
+        return {a: {b: file[f"{a} {b}"] for b in ("kernel", "bias")} for a in layers}
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an npz file whole or not at all."""
     temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, **kept)
+    np.savez(temporary, **arrays)
     temporary.replace(path)
 
 
-def score_market(data: StudyData, seed: int, truth: Any, kernel: Any) -> dict[str, Any]:
+def is_measured(path: Path, probe_size: int) -> bool:
+    """Return whether a market's truth is there, fine-tuning and enough of the probe included."""
+    if not path.exists():
+        return False
+    with np.load(path) as truth:
+        return "tuned" in truth and truth["probe"].shape[1] >= probe_size
+
+
+def score_market(
+    data: StudyData, seed: int, truth: Any, kernel: Any, probe_size: int = 1000
+) -> dict[str, Any]:
     """Return {setting: {regime: {method: EvaluationSummary}}} of one market."""
     market = draw(data, seed)
     z = data.features[:, : scenario.MARKET_DIMENSION]
@@ -183,8 +204,8 @@ def score_market(data: StudyData, seed: int, truth: Any, kernel: Any) -> dict[st
         [one.labels for one in developers],
         class_names=[one.space.names for one in developers],
         teachers=list(truth["own"]),
-        probe=(z[market.probe_rows], list(truth["probe"])),
-        hidden=list(truth["hidden"].astype(np.float32)) if "hidden" in truth else None,
+        probe=(z[market.probe_rows[:probe_size]], list(truth["probe"][:, :probe_size])),
+        hidden=list(truth["hidden"].astype(np.float32)),
         kernel=kernel,
         feature_space="study",
     )
@@ -197,12 +218,13 @@ def score_market(data: StudyData, seed: int, truth: Any, kernel: Any) -> dict[st
     bare_market = js.Market.from_specifications(bare)
     tests = int(truth["tests"])
     direct = np.unpackbits(truth["direct"], axis=-1)[..., :tests].astype(bool)
-    hits = {"homo-direct": direct}
-    if "tuned" in truth:
-        tuned = np.unpackbits(truth["tuned"], axis=-1)[..., :tests].astype(bool)
-        homogeneous = len(market.users)
-        hits["homo-fine-tuning"] = tuned[:homogeneous]
-        hits["hetero-fine-tuning"] = tuned[homogeneous:]
+    tuned = np.unpackbits(truth["tuned"], axis=-1)[..., :tests].astype(bool)
+    homogeneous = len(market.users)
+    hits = {
+        "homo-direct": direct,
+        "homo-fine-tuning": tuned[:homogeneous],
+        "hetero-fine-tuning": tuned[homogeneous:],
+    }
     results: dict[str, Any] = {}
     for setting, right in hits.items():
         hetero = setting.startswith("hetero")
@@ -440,10 +462,12 @@ def main() -> None:
     parser.add_argument("--models", choices=("heads", "scratch"), default="heads")
     parser.add_argument("--markets", type=int, default=20)
     parser.add_argument("--first", type=int, default=1000, help="seed of the first market")
+    parser.add_argument("--probe-size", type=int, default=1000, help="pictures of the probe set")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--output", type=Path, help="JSON, Markdown and picture, without suffix")
     options = parser.parse_args()
     data = load_family(options.family, options.cache, images=options.models == "scratch")
+    data = dataclasses.replace(data, sizes=data.sizes | {"probe_size": options.probe_size})
     z = data.features[:, : scenario.MARKET_DIMENSION]
     kernel = js.Gaussian(bandwidth=js.median_bandwidth(z))
     folder = options.cache / f"truth-{TRUTH_VERSION}-{Path(options.family).name}-{options.models}"
@@ -452,10 +476,10 @@ def main() -> None:
     start = time.perf_counter()
     for seed in range(options.first, options.first + options.markets):
         path = folder / f"market-{seed}.npz"
-        if not path.exists():
+        if not is_measured(path, options.probe_size):
             measure_truth(data, seed, options.models, path)
         with np.load(path) as truth:
-            markets.append(score_market(data, seed, dict(truth), kernel))
+            markets.append(score_market(data, seed, dict(truth), kernel, options.probe_size))
         table = markets[-1]["homo-direct"]["unseen"]
         shown = ", ".join(
             f"{name} {100 * table[name]['pre@1']:.0f}"
@@ -475,6 +499,7 @@ def main() -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         settings = {"family": Path(options.family).name, "models": options.models}
         settings |= {"markets": len(markets), "first seed": options.first}
+        settings |= {"probe pictures": options.probe_size}
         options.output.with_suffix(".json").write_text(
             json.dumps({"study": settings, "results": report}, indent=1) + "\n"
         )

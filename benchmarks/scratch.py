@@ -29,6 +29,7 @@ import optax
 from jaxspec.scenario import Developer, MarketDraw, User, direct_accuracy
 
 __all__ = [
+    "hidden_scratch",
     "predict_scratch",
     "scratch_fine_tuning",
     "scratch_truth",
@@ -66,8 +67,8 @@ def _initialise(key: Array, classes: int) -> dict[str, dict[str, Array]]:
     return layers
 
 
-def _logits(params: Any, images: Array) -> Array:
-    """Return (n, C) logits of (n, 28, 28, 3) pictures of bytes."""
+def _activations(params: Any, images: Array) -> Array:
+    """Return (n, SIDE SIDE CHANNELS[-1]) inputs of the output layer for (n, 28, 28, 3) bytes."""
     x = images.astype(jnp.float32) / 127.5 - 1
     for i, stride in enumerate(STRIDES):
         layer = params[f"convolution_{i}"]
@@ -79,8 +80,13 @@ def _logits(params: Any, images: Array) -> Array:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         x = jax.nn.relu(x + layer["bias"])
+    return x.reshape(len(x), -1)
+
+
+def _logits(params: Any, images: Array) -> Array:
+    """Return (n, C) logits of (n, 28, 28, 3) pictures of bytes."""
     output = params["output"]
-    return x.reshape(len(x), -1) @ output["kernel"] + output["bias"]
+    return _activations(params, images) @ output["kernel"] + output["bias"]
 
 
 def _loss(params: Any, images: Array, labels: Array) -> Array:
@@ -214,6 +220,26 @@ def predict_scratch(params: Any, model: int, images: np.ndarray) -> np.ndarray:
     All numbers of pictures share one compilation.
     """
     return _predict_one(jax.tree.map(lambda leaf: leaf[model], params), images)
+
+
+def hidden_scratch(params: Any, model: int, images: np.ndarray, *, rank: int = 64) -> np.ndarray:
+    """Return the `rank` leading principal components of one net's hidden activations.
+
+    Args:
+        params: of the nets, from `train_scratch`.
+        model: which of them.
+        images: (n, 28, 28, 3) uint8.
+        rank: how many; fewer where n is smaller.
+
+    Returns:
+        (n, rank) float32, centred.
+    """
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[model]), params)
+    starts = range(0, len(images), CHUNK)
+    parts = [np.asarray(_activations(own, images[start : start + CHUNK])) for start in starts]
+    hidden = np.concatenate(parts)
+    left, size, _ = np.linalg.svd(hidden - hidden.mean(axis=0), full_matrices=False)
+    return (left * size)[:, :rank]
 
 
 def scratch_truth(
