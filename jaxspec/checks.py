@@ -32,11 +32,14 @@ def _describe(value: Any) -> str:
     return f"{type(value).__name__} of shape {shape} and dtype {dtype}"
 
 
-def as_features(name: str, value: Any, *, dimension: int | None = None, rank: int = 2) -> Any:
+def as_features(
+    name: str, value: Any, *, dimension: int | None = None, rank: int = 2, copy: bool = True
+) -> Any:
     """Return `value` as a floating array of shape (..., n, d), or say what is wrong with it.
 
     Concrete values come back as numpy arrays, so that padding them compiles nothing; tracers
     come back as they are. Integers become the default float type, float16 becomes float32.
+    With `copy` false the array may be the caller's own: for those who copy it at once.
 
     Raises:
         TypeError: the entries are not numbers.
@@ -54,7 +57,7 @@ def as_features(name: str, value: Any, *, dimension: int | None = None, rank: in
     if dimension is not None and array.shape[-1] != dimension:
         raise ValueError(f"{name}: expected {dimension} columns, got shape {array.shape}")
     kept = jax.dtypes.canonicalize_dtype(jnp.float64) if array.dtype == jnp.float64 else jnp.float32
-    array = array.astype(kept)
+    array = array.astype(kept) if traced else array.astype(kept, copy=copy)
     if not traced:
         bad = ~np.isfinite(array)
         if bad.any():
