@@ -23,6 +23,7 @@ import numpy as np
 
 import jaxspec as js
 from benchmarks.identification import (
+    TRUTH_VERSION,
     StudyData,
     demo_users,
     draw,
@@ -30,6 +31,7 @@ from benchmarks.identification import (
     own_scores,
     proxy_outputs,
     softmax,
+    trained_nets,
 )
 from jaxspec import demo, evaluation, scenario
 from jaxspec.probe import ProbeProxy, fit_probe_proxies
@@ -48,16 +50,19 @@ class Variant:
 
 VARIANTS = (
     Variant("linear, own data (the paper's)", size=0),
-    Variant("100 landmarks, 1000 probe pictures", size=100),
-    Variant("200 landmarks", size=200),
-    Variant("400 landmarks", size=400),
-    Variant("800 landmarks (default)"),
     Variant("300 landmarks, 300 probe pictures", size=300, probe=300),
-    Variant("800 landmarks, 2000 probe pictures", probe=2000),
-    Variant("800 landmarks, 1000 probe pictures and the owner's data", own=True),
+    Variant("200 landmarks, 1000 probe pictures", size=200),
+    Variant("400 landmarks, 1000", size=400),
+    Variant("800 landmarks (default), 1000"),
+    Variant("800 landmarks, 1000 and the owner's data", own=True),
+    Variant("800 landmarks, 2000", probe=2000),
+    Variant("800 landmarks, 4000", probe=4000),
+    Variant("1600 landmarks, 4000", size=1600, probe=4000),
     Variant("800 landmarks, 1000 emoji", foreign=True),
+    Variant("800 landmarks, 4000 emoji", probe=4000, foreign=True),
     Variant("800 landmarks, 1000 emoji and the owner's data", own=True, foreign=True),
 )
+LARGEST = max(variant.probe for variant in VARIANTS)
 
 
 def foreign_probe(cache: Path, rng: np.random.Generator, count: int) -> tuple[Any, Any]:
@@ -75,14 +80,14 @@ def foreign_probe(cache: Path, rng: np.random.Generator, count: int) -> tuple[An
 class Models:
     """The trained models of one market behind one function."""
 
-    def __init__(self, data: StudyData, market: scenario.MarketDraw, kind: str, seed: int) -> None:
+    def __init__(
+        self, data: StudyData, market: scenario.MarketDraw, kind: str, seed: int, nets: Path
+    ) -> None:
         self.kind, self.data = kind, data
         if kind == "heads":
             self.parameters = scenario.train_heads(data.features, market.developers, seed=seed)
         else:
-            from benchmarks import scratch
-
-            self.parameters = scratch.train_scratch(data.images, market.developers, seed=seed)
+            self.parameters = trained_nets(data, market, seed, nets)
 
     def __call__(self, model: int, features: Any, images: Any) -> np.ndarray:
         if self.kind == "heads":
@@ -130,7 +135,9 @@ def one_market(data: StudyData, seed: int, options: Any, kernel: Any) -> dict[st
     market = draw(data, seed)
     z = data.features[:, : scenario.MARKET_DIMENSION]
     developers, users = market.developers, market.users
-    models = Models(data, market, options.models, seed)
+    folder = options.cache / f"truth-{TRUTH_VERSION}-fashion-{options.models}"
+    folder.mkdir(parents=True, exist_ok=True)
+    models = Models(data, market, options.models, seed, folder / f"nets-{seed}.npz")
     count = range(len(developers))
     own = [models.rows(m, developers[m].rows) for m in count]
     examples = np.stack([[models.rows(m, user.rows) for m in count] for user in users])
@@ -154,7 +161,7 @@ def one_market(data: StudyData, seed: int, options: Any, kernel: Any) -> dict[st
     asking = demo_users(users, z, kernel)
     probes = {False: (z[market.probe_rows], [models.rows(m, market.probe_rows) for m in count])}
     if options.foreign:
-        features, images = foreign_probe(options.cache, np.random.default_rng(seed), 1000)
+        features, images = foreign_probe(options.cache, np.random.default_rng(seed), LARGEST)
         given = features[:, : scenario.MARKET_DIMENSION]
         probes[True] = (given, [models(m, features, images) for m in count])
 
@@ -240,7 +247,7 @@ def main() -> None:
     options = parser.parse_args()
     images = options.models == "scratch"
     data = load_family("fashion", options.cache, images=images)
-    data = dataclasses.replace(data, sizes={"probe_size": 2000})
+    data = dataclasses.replace(data, sizes={"probe_size": LARGEST})
     bandwidth = js.median_bandwidth(data.features[:, : scenario.MARKET_DIMENSION])
     kernel = js.Gaussian(bandwidth=bandwidth)
     markets = []

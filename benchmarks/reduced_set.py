@@ -25,6 +25,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
 import jaxspec.rkme as rkme
+from jaxspec import projection
 from jaxspec.kernels import Gaussian, median_bandwidth
 
 
@@ -64,9 +65,9 @@ def start(key, rows, weights, kernel, size):
         key, rows, weights, active, kernel, 0.0, 0, nonnegative=False, block_size=8192
     )
     evaluate = partial(
-        rkme._evaluate,
+        projection.evaluate,
         kernel,
-        data=rkme._in_blocks(rows, weights, 8192),
+        data=projection.in_blocks(rows, weights, 8192),
         active=active,
         nonnegative=False,
     )
@@ -102,7 +103,7 @@ def leading_part(best, evaluate, steps):
         beta = at.weights[:, None]
         scale = jnp.mean(at.weights**2) * at.kappa[0, 0]
         matrix = beta * at.kappa * beta.T + (damping + 1e-5) * scale * eye
-        _, half = rkme._inverse_factor(matrix)
+        _, half = projection.inverse_factor(matrix)
         trial = evaluate(at.points - half.T @ (half @ (beta * at.residual)))
         success = trial.value < at.value
         damping = jnp.where(success, jnp.maximum(0.3 * damping, 1e-6), 4 * damping)
@@ -158,7 +159,7 @@ def lean_lbfgs(best, evaluate, steps, memory=10, preconditioned=False):
         if preconditioned:
             beta = at.weights[:, None]
             scale = jnp.mean(at.weights**2) * at.kappa[0, 0]
-            _, half = rkme._inverse_factor(beta * at.kappa * beta.T + 0.05 * scale * eye)
+            _, half = projection.inverse_factor(beta * at.kappa * beta.T + 0.05 * scale * eye)
             q = 0.5 * half.T @ (half @ q)
         else:
             length = jnp.vdot(differences[0], differences[0]) * rates[0]

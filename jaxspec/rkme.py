@@ -5,13 +5,8 @@ weights beta; `reduce_sets` does many sets in one compiled call; `best_weights` 
 for given points; `suggest_size` says how many points the data deserve. Nothing here rescales
 weights or keeps an n x n array.
 
-The method is variable projection with a Gauss-Newton step. The best weights for given points are
-closed-form, so the objective is one of U alone, and its gradient is the one with the weights held
-fixed (envelope theorem). Its Gauss-Newton matrix involves the m points only, no data: products
-with it cost m^2 d, a data pass n m d. A few conjugate-gradient steps on it, preconditioned by its
-leading part diag(beta) kappa(U, U) diag(beta) (x) I, therefore cost a fraction of the pass. With
-that part alone the step is the mean-shift interacting particle step of Belhadji, Sharp and
-Marzouk (arXiv 2502.10600) damped. Measured by `benchmarks/reduced_set.py`.
+The method is variable projection (`jaxspec.projection`) with a Gauss-Newton step
+(`jaxspec.gauss_newton`) from k-means++ (`jaxspec.kmeans`).
 """
 
 from __future__ import annotations
@@ -19,15 +14,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.checks import as_features, as_size, is_concrete
-from jaxspec.kernels import Kernel, ReducedSet, distances, inner_product, squared_mmd
+from jaxspec.gauss_newton import State, each, optimise
+from jaxspec.kernels import Kernel, ReducedSet, inner_product, squared_mmd
 from jaxspec.kmeans import kmeans_plus_plus, lloyd, systematic_sample
+from jaxspec.projection import Point, evaluate, in_blocks, matmul
 from jaxspec.pytrees import register
 from jaxspec.shapes import bucket, pad_to
 
@@ -38,10 +35,7 @@ BLOCK_SIZE = 8192  # rows a data block: with m = 200 its Gram block is 6.5 MB
 EXACT_ERROR_ROWS = 2048  # up to here the error is computed without being asked for: n^2 d work
 SAMPLE_ROWS = 10  # rows per point in the start's Lloyd steps
 SEED_EVERY = 2  # every second one of them is a candidate of k-means++: its cost is their square
-CG_STEPS = 5
 LLOYD_STEPS = 1
-JITTER = 2.0  # times m eps k(x, x): the size of the rounding in the Cholesky factor itself
-DAMPING = 0.03
 CHUNK_SETS = 8
 
 
@@ -61,289 +55,6 @@ class Diagnostics:
     relative_error: Array | None
     gradient_norm: Array
     iterations: Array
-
-
-class _Data(NamedTuple):
-    """Rows in blocks (c, block, d) and their weights (c, block), which sum to one."""
-
-    rows: Array
-    weights: Array
-
-
-class _Point(NamedTuple):
-    """Points and all that the next step needs to know about them."""
-
-    points: Array  # (m, d)
-    weights: Array  # (m,)
-    value: Array  # minus the explained part of the squared norm
-    residual: Array  # (m, d): the gradient is 2 weights residual
-    kappa: Array  # (m, m): -2 k', the Gram matrix of the kernel's slope
-    rho: Array  # (m, m): 4 k''
-    half: Array  # (m, m): L^-1 of L L^T = K_UU + jitter on the support
-
-
-class _State(NamedTuple):
-    """Of b sets: leaves have a leading axis b, but for `step`."""
-
-    best: _Point
-    damping: Array
-    iterations: Array
-    done: Array
-    step: Array  # scalar: of the sets that are not done; -1 before the start is evaluated
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
-def _profile(kernel: Kernel, distance: Array) -> tuple[Array, Array]:
-    """Return the kernel's values and their derivatives in the distance."""
-    return jax.jvp(kernel.profile, (distance,), (jnp.ones_like(distance),))
-
-
-def _pull(metric: str, slope: Array, points: Array, rows: Array) -> Array:
-    """Return sum_i slope_ji d/dU_j distance(U_j, rows_i) for slope (m, n): (m, d)."""
-    if metric == "cityblock":
-
-        def column(_: None, pair: tuple[Array, Array]) -> tuple[None, Array]:
-            return None, (slope * jnp.sign(pair[0][:, None] - pair[1][None, :])).sum(1)
-
-        return jax.lax.scan(column, None, (points.T, rows.T))[1].T
-    return 2.0 * (slope.sum(1)[:, None] * points - _matmul(slope, rows))
-
-
-def _data_term(kernel: Kernel, points: Array, data: _Data) -> tuple[Array, Array]:
-    """Return the data's embedding at the points (m,) and its gradient there (m, d)."""
-
-    def block(rows: Array, weights: Array) -> tuple[Array, Array]:
-        values, slopes = _profile(kernel, _distances(kernel.metric, points, rows))
-        return _matmul(values, weights), _pull(kernel.metric, slopes * weights, points, rows)
-
-    if data.rows.shape[0] == 1:
-        return block(data.rows[0], data.weights[0])
-    zero = jnp.zeros(points.shape[0], points.dtype), jnp.zeros_like(points)
-
-    def add(total: tuple[Array, Array], part: _Data) -> tuple[tuple[Array, Array], None]:
-        values, slopes = block(*part)
-        return (total[0] + values, total[1] + slopes), None
-
-    return jax.lax.scan(add, zero, data)[0]
-
-
-def _distances(metric: str, points: Array, rows: Array) -> Array:
-    """Return distances (m, n) of features that are centred already."""
-    if metric == "cityblock":
-        return distances(metric, points, rows)
-    norms = jnp.square(points).sum(1)[:, None] + jnp.square(rows).sum(1)[None, :]
-    return jnp.maximum(norms - 2.0 * _matmul(points, rows.T), 0.0)
-
-
-def _inverse_factor(matrix: Array) -> tuple[Array, Array]:
-    """Return the Cholesky factor L of a positive definite matrix, and L^-1: m is small.
-
-    With L^-1 at hand, many solves are matrix products, several times faster than substitution.
-    """
-    lower = jnp.linalg.cholesky(matrix)
-    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    return lower, jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
-
-
-def _solve(gram: Array, target: Array, support: Array) -> tuple[Array, Array, Array]:
-    """Return the best weights on the support (zero elsewhere), their value, and L^-1 there."""
-    pair = support[:, None] & support[None, :]
-    jitter = JITTER * gram.shape[0] * jnp.finfo(gram.dtype).eps * gram[0, 0]
-    matrix = jnp.where(pair, gram, 0.0) + jnp.diag(jnp.where(support, jitter, 1.0))
-    lower, half = _inverse_factor(matrix)
-    target = jnp.where(support, target, 0.0)
-    # By substitution, which is backward stable: with L^-1 a point set that is nearly dependent
-    # (1-D data, repeated rows) had errors of 1e-3 where this has 1e-7.
-    weights = jax.scipy.linalg.cho_solve((lower, True), target)
-    weights = weights + jax.scipy.linalg.cho_solve((lower, True), target - _matmul(matrix, weights))
-    # The quadratic itself, not the -beta v it equals at the exact best weights: wrong weights
-    # can then only look worse than they are.
-    value = -_matmul(weights, target + (target - _matmul(matrix, weights)))
-    return weights, value, jnp.where(support[None, :], half, 0.0)
-
-
-def _solve_nonnegative(gram: Array, target: Array, active: Array) -> tuple[Array, Array, Array]:
-    """Return what `_solve` returns, for nonnegative weights, by block principal pivoting.
-
-    Every infeasible index changes sides at once; if that has not reduced their number three
-    times, only the last one does, which ends in finitely many steps. Kim and Park, "Fast
-    Nonnegative Matrix Factorization", SIAM J. Sci. Comput. 33 (2011).
-    """
-    m = gram.shape[0]
-    index = jnp.arange(m)
-    slack = 8.0 * m * jnp.finfo(gram.dtype).eps
-
-    def infeasible(support: Array) -> Array:
-        weights = _solve(gram, target, support)[0]
-        dual = _matmul(gram, weights) - target
-        return active & jnp.where(support, weights < 0, dual < -slack)
-
-    def pivot(state: tuple[Array, Array, Array, Array, Array]) -> Any:
-        support, wrong, fewest, chances, step = state
-        count = wrong.sum()
-        better = count < fewest
-        chances = jnp.where(better, 3, chances - 1)
-        only_last = wrong & (index == jnp.max(jnp.where(wrong, index, -1)))
-        support = support ^ jnp.where(chances >= 0, wrong, only_last)
-        return support, infeasible(support), jnp.minimum(count, fewest), chances, step + 1
-
-    start = active, infeasible(active), jnp.array(m + 1), jnp.array(3), jnp.array(0)
-    found = jax.lax.while_loop(lambda s: s[1].any() & (s[4] < 5 * m), pivot, start)
-    weights, _, half = _solve(gram, target, found[0])
-    weights = jnp.maximum(weights, 0.0)
-    jitter = JITTER * m * jnp.finfo(gram.dtype).eps * gram[0, 0]
-    loss = _matmul(gram, weights) + jitter * weights - target
-    return weights, -_matmul(weights, target - loss), half
-
-
-def _evaluate(
-    kernel: Kernel, points: Array, data: _Data, active: Array, nonnegative: bool
-) -> _Point:
-    target, pull = _data_term(kernel, points, data)
-    off = 1.0 - jnp.eye(points.shape[0], dtype=points.dtype)  # rounding on the diagonal
-    distance = _distances(kernel.metric, points, points) * off
-    (gram, slopes), (_, curvature) = jax.jvp(
-        partial(_profile, kernel), (distance,), (jnp.ones_like(distance),)
-    )
-    # The sum norm has no second derivative at zero; k'^2 / k has the scale of one.
-    kappa = jnp.square(slopes) / gram if kernel.metric == "cityblock" else -2.0 * slopes
-    solve = _solve_nonnegative if nonnegative else _solve
-    weights, value, half = solve(gram, target, active)
-    own = _pull(kernel.metric, slopes * weights[None, :], points, points)
-    return _Point(points, weights, value, own - pull, kappa, 4.0 * curvature, half)
-
-
-def _direction(at: _Point, damping: Array, metric: str) -> tuple[Array, Array]:
-    """Return the damped Gauss-Newton step (m, d) and the decrease that its model predicts."""
-    points, beta = at.points, at.weights[:, None]
-    m = points.shape[0]
-    scale = jnp.mean(jnp.square(at.weights)) * at.kappa[0, 0]
-    scale = jnp.where(scale > 0, scale, 1.0)
-    floor = 4.0 * m * float(jnp.finfo(points.dtype).eps)
-    leading = beta * at.kappa * beta.T + (damping + floor) * scale * jnp.eye(m, dtype=points.dtype)
-    _, factor = _inverse_factor(leading)
-    gradient = beta * at.residual
-
-    def product(x: Array) -> Array:
-        """Apply the Gauss-Newton matrix, projected on what the weights cannot do, plus damping."""
-        y = beta * x
-        if metric == "cityblock":  # no second derivative: the leading part stands for the whole
-            return beta * _matmul(at.kappa, y) + damping * scale * x
-        along = _matmul(points, y.T) - (points * y).sum(1)[None, :]  # (U_j - U_l) . y_l
-        fixed = _matmul(
-            at.half.T, _matmul(at.half, (at.kappa * along).sum(1))
-        )  # the weights' own answer
-        mixed = at.kappa * fixed[None, :] - at.rho * along
-        curved = mixed.sum(1)[:, None] * points - _matmul(mixed, points)
-        return beta * (_matmul(at.kappa, y) + curved) + damping * scale * x
-
-    def conjugate(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        step, left, search, rate = state
-        image = product(search)
-        curvature = jnp.vdot(search, image)
-        length = jnp.where(curvature > 0, rate / jnp.where(curvature > 0, curvature, 1.0), 0.0)
-        step, left = step + length * search, left - length * image
-        better = _matmul(factor.T, _matmul(factor, left))
-        new_rate = jnp.vdot(left, better)
-        ratio = jnp.where(rate > 0, new_rate / jnp.where(rate > 0, rate, 1.0), 0.0)
-        return step, left, better + ratio * search, new_rate
-
-    start = _matmul(factor.T, _matmul(factor, -gradient))
-    state = (jnp.zeros_like(points), -gradient, start, jnp.vdot(-gradient, start))
-    step, left, _, _ = jax.lax.fori_loop(0, CG_STEPS, conjugate, state)
-    # The objective's model is 2 g.s + s.H s; with H s = -g - left that is g.s - left.s.
-    return step, jnp.vdot(left - gradient, step)
-
-
-def _optimise(
-    kernel: Kernel,
-    points: Array,
-    data: _Data,
-    active: Array,
-    nonnegative: bool,
-    max_iterations: Array,
-    tolerance: Array,
-) -> _State:
-    """Levenberg-Marquardt: one evaluation an iteration, damping up on failure, down on success.
-
-    Stops when a step gains, or is predicted to gain, less than `tolerance`, a squared MMD.
-
-    Args:
-        kernel: of all sets.
-        points: (b, m, d), the start.
-        data: of b sets.
-        active: (m,) bool.
-        nonnegative: whether weights are.
-        max_iterations: scalar.
-        tolerance: (b,).
-    """
-    sets, m, dtype = points.shape[0], points.shape[1], points.dtype
-    least = jnp.maximum(tolerance, 0.25 * jnp.finfo(dtype).eps)  # below is rounding
-    evaluate = _each(lambda points, data: _evaluate(kernel, points, data, active, nonnegative))
-    direction = _each(partial(_direction, metric=kernel.metric))
-
-    def first(best: _Point, damping: Array) -> tuple[Array, Array]:
-        return jnp.zeros_like(best.points), jnp.zeros_like(damping)
-
-    def advance(state: _State) -> _State:
-        step, predicted = jax.lax.cond(state.step < 0, first, direction, state.best, state.damping)
-        trial = evaluate(state.best.points + step, data)
-        gain = state.best.value - trial.value
-        success = (gain > 0) & ~state.done  # False for NaN
-        best = jax.tree.map(partial(_where, success), trial, state.best)
-        damping = jnp.where(success, jnp.maximum(0.3 * state.damping, 1e-6), 4.0 * state.damping)
-        done = (jnp.where(success, gain, predicted) < least) & (state.step >= 0)
-        return _State(
-            best,
-            damping,
-            jnp.where(state.done, state.iterations, state.iterations + 1),
-            state.done | done | (damping > 1e6),
-            state.step + 1,
-        )
-
-    # The start is a trial like any other: any value is better than infinity. One copy of the
-    # evaluation halves the compilation.
-    square = jnp.zeros((sets, m, m), dtype)
-    nothing = _Point(
-        points,
-        jnp.zeros((sets, m), dtype),
-        jnp.full(sets, jnp.inf, dtype),
-        jnp.zeros_like(points),
-        square,
-        square,
-        square,
-    )
-    start = _State(
-        nothing,
-        jnp.full(sets, DAMPING / 0.3, dtype),
-        jnp.full(sets, -1),
-        jnp.zeros(sets, bool),
-        jnp.asarray(-1),
-    )
-    return jax.lax.while_loop(lambda s: ~s.done.all() & (s.step < max_iterations), advance, start)
-
-
-def _each(function: Any) -> Any:
-    """Return the function over a leading axis; an axis of one is taken off, not mapped over.
-
-    XLA has slower products for a batch of one than for no batch: 70 against 86 ms a step.
-    """
-
-    def call(*arguments: Any) -> Any:
-        if jax.tree.leaves(arguments)[0].shape[0] > 1:
-            return jax.vmap(function)(*arguments)
-        found = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
-        return jax.tree.map(lambda leaf: leaf[None], found)
-
-    return call
-
-
-def _where(which: Array, new: Array, old: Array) -> Array:
-    """Return new (b, ...) where `which` (b,) is true, else old."""
-    return jnp.where(which.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
 def _start(draws: Array, rows: Array, weights: Array, active: Array) -> Array:
@@ -369,7 +80,7 @@ def _fit(
     *,
     nonnegative: bool,
     block_size: int,
-) -> _State:
+) -> State:
     """Start and optimise b sets on centred rows with weights that sum to one.
 
     Args:
@@ -385,13 +96,13 @@ def _fit(
     """
     count = active.shape[0] * (1 + SAMPLE_ROWS)
     draws = jax.vmap(lambda key: jax.random.uniform(key, (count,), rows.dtype))(keys)
-    points = _each(partial(_start, active=active))(draws, rows, weights)
+    points = each(partial(_start, active=active))(draws, rows, weights)
     # k(x, x) = 1, so the noise of the data's own embedding is about (1 - |mu|^2) / n.
     noise = jnp.square(weights).sum(axis=1)
-    return _optimise(
+    return optimise(
         kernel,
         points,
-        _each(partial(_in_blocks, block_size=block_size))(rows, weights),
+        each(partial(in_blocks, block_size=block_size))(rows, weights),
         active,
         nonnegative,
         max_iterations,
@@ -399,20 +110,10 @@ def _fit(
     )
 
 
-def _in_blocks(rows: Array, weights: Array, block_size: int) -> _Data:
-    blocks = -(-rows.shape[0] // block_size)
-    length = rows.shape[0] if blocks == 1 else block_size
-    extra = blocks * length - rows.shape[0]
-    return _Data(
-        jnp.pad(rows, ((0, extra), (0, 0))).reshape(blocks, length, -1),
-        jnp.pad(weights, (0, extra)).reshape(blocks, length),
-    )
-
-
 def _centre(rows: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Return rows around their mean, weights that sum to one, and the mean."""
     weights = weights / weights.sum()
-    origin = _matmul(weights, rows)
+    origin = matmul(weights, rows)
     return jnp.where(weights[:, None] > 0, rows - origin, 0.0), weights, origin
 
 
@@ -437,11 +138,11 @@ def _reduce(
     **static: Any,
 ) -> ReducedSet:
     """Return the reduced sets of b data sets (b, n, d); see `_fit`."""
-    rows, weights, origin = _each(_centre)(rows, weights)
+    rows, weights, origin = each(_centre)(rows, weights)
     state = _fit(keys, rows, weights, active, kernel, tolerance, max_iterations, **static)
 
     def finish(
-        best: _Point, iterations: Array, rows: Array, weights: Array, origin: Array
+        best: Point, iterations: Array, rows: Array, weights: Array, origin: Array
     ) -> ReducedSet:
         gradient = 2.0 * jnp.linalg.norm(best.weights[:, None] * best.residual)
         squared = relative = None
@@ -455,7 +156,7 @@ def _reduce(
             _or_nan(best.points + origin, origin), _or_nan(best.weights, origin), diagnostics
         )
 
-    return _each(finish)(state.best, state.iterations, rows, weights, origin)
+    return each(finish)(state.best, state.iterations, rows, weights, origin)
 
 
 _STATIC = ("nonnegative", "exact_error", "block_size")
@@ -664,9 +365,9 @@ def _best_weights(
     kernel: Kernel, points: Array, rows: Array, weights: Array, nonnegative: bool, block_size: int
 ) -> Array:
     rows, weights, origin = _centre(rows, weights)
-    data = _in_blocks(rows, weights, block_size)
+    data = in_blocks(rows, weights, block_size)
     active = jnp.ones(points.shape[0], bool)
-    weights = _evaluate(kernel, points - origin, data, active, nonnegative).weights
+    weights = evaluate(kernel, points - origin, data, active, nonnegative).weights
     return _or_nan(weights, origin)
 
 
