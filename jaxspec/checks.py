@@ -15,6 +15,7 @@ import numpy as np
 
 __all__ = [
     "as_features",
+    "as_key",
     "as_labels",
     "as_probabilities",
     "as_size",
@@ -32,6 +33,17 @@ def _describe(value: Any) -> str:
     return f"{type(value).__name__} of shape {shape} and dtype {dtype}"
 
 
+def _as_array(name: str, value: Any) -> Any:
+    """Return `value` as a numpy array, or as the tracer that it is."""
+    if not is_concrete(value):
+        return value if hasattr(value, "dtype") else jnp.asarray(value)
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:  # rows of unlike lengths, random keys
+        message = f"{name}: expected an array, got a {type(value).__name__} that is none: {error}"
+        raise type(error)(message) from None
+
+
 def as_features(
     name: str, value: Any, *, dimension: int | None = None, rank: int = 2, copy: bool = True
 ) -> Any:
@@ -43,10 +55,11 @@ def as_features(
 
     Raises:
         TypeError: the entries are not numbers.
-        ValueError: wrong rank or dimension, no rows, or an entry that is not finite.
+        ValueError: wrong rank or dimension, no rows, an entry that is not finite, or one so large
+            that squared distances overflow.
     """
     traced = not is_concrete(value)
-    array = value if traced else np.asarray(value)
+    array = _as_array(name, value)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(f"{name}: expected real numbers, got {_describe(value)}")
     if array.ndim != rank:
@@ -57,22 +70,33 @@ def as_features(
     if dimension is not None and array.shape[-1] != dimension:
         raise ValueError(f"{name}: expected {dimension} columns, got shape {array.shape}")
     kept = jax.dtypes.canonicalize_dtype(jnp.float64) if array.dtype == jnp.float64 else jnp.float32
-    array = array.astype(kept) if traced else array.astype(kept, copy=copy)
-    if not traced:
-        bad = ~np.isfinite(array)
-        if bad.any():
-            first = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise ValueError(
-                f"{name}: expected finite numbers, got {array[first]} at {first} "
-                f"({int(bad.sum())} in all)"
-            )
+    if traced:
+        return array.astype(kept)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+        array = array.astype(kept, copy=copy)
+    # A squared distance is at most four times the larger squared norm. One pass for NaN too.
+    room = float(np.finfo(array.dtype).max) / 16
+    if not (np.einsum("...d,...d->...", array, array) < room).all():
+        bad, wanted = ~np.isfinite(array), "finite numbers"
+        if not bad.any():
+            sizes = np.abs(array)
+            bad, wanted = sizes == sizes.max(), f"numbers whose squares {array.dtype} holds"
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{name}: expected {wanted}, got {array[first]} at {first} ({int(bad.sum())} in all)"
+        )
     return array
 
 
-def as_labels(name: str, value: Any, *, rows: int, num_classes: int) -> Any:
-    """Return `value` as int32 labels of shape (rows,) within 0..num_classes-1."""
+def as_labels(
+    name: str, value: Any, *, rows: int, num_classes: int, every_class: bool = False
+) -> Any:
+    """Return `value` as int32 labels of shape (rows,) within 0..num_classes-1.
+
+    With `every_class` each of the classes must occur.
+    """
     traced = not is_concrete(value)
-    array = value if traced else np.asarray(value)
+    array = _as_array(name, value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name}: expected integer class indices, got {_describe(value)}")
     if array.shape != (rows,):
@@ -82,7 +106,15 @@ def as_labels(name: str, value: Any, *, rows: int, num_classes: int) -> Any:
             f"{name}: expected values in 0..{num_classes - 1}, "
             f"got {int(array.min())}..{int(array.max())}"
         )
-    return array.astype(np.int32)
+    array = array.astype(np.int32)
+    if every_class and not traced:
+        absent = np.flatnonzero(np.bincount(array, minlength=num_classes) == 0)
+        if absent.size:
+            raise ValueError(
+                f"{name}: expected every class of 0..{num_classes - 1} at least once, "
+                f"got none of {absent.tolist()}"
+            )
+    return array
 
 
 def as_probabilities(name: str, value: Any, *, rows: int, num_classes: int) -> Any:
@@ -113,3 +145,14 @@ def as_size(name: str, value: Any, *, minimum: int = 1) -> int:
     if value < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
     return int(value)
+
+
+def as_key(name: str, value: Any) -> Any:
+    """Return `value` if it is one jax random key, of `jax.random.key` or `jax.random.PRNGKey`."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and shape == ()) and not (dtype == np.uint32 and shape in ((2,), (4,))):
+        raise TypeError(
+            f"{name}: expected one jax random key such as jax.random.key(0), got {_describe(value)}"
+        )
+    return value

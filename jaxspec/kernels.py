@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.checks import as_features, as_size, is_concrete
+from jaxspec.checks import as_features, as_key, as_size, is_concrete
 from jaxspec.pytrees import register
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Kernel",
     "Laplacian",
     "ReducedSet",
+    "as_kernel",
     "distances",
     "gram",
     "inner_product",
@@ -111,12 +112,40 @@ Kernel = Gaussian | Laplacian | InverseMultiquadric
 
 
 def _check_bandwidth(bandwidth: Array) -> None:
-    if isinstance(bandwidth, (int, float, np.ndarray, np.generic, jax.Array)) and is_concrete(
-        bandwidth
-    ):
-        value = np.asarray(bandwidth)
-        if value.dtype.kind not in "fiu" or not np.all(np.isfinite(value)) or np.any(value <= 0):
-            raise ValueError(f"bandwidth: expected a positive finite number, got {bandwidth!r}")
+    if not is_concrete(bandwidth):
+        return
+    if not isinstance(bandwidth, (int, float, np.ndarray, np.generic, jax.Array)):
+        raise TypeError(
+            f"bandwidth: expected a number or an array, got a {type(bandwidth).__name__}: "
+            f"{bandwidth!r:.80}"
+        )
+    value = np.asarray(bandwidth)
+    if value.dtype.kind not in "fiu" or not np.all(np.isfinite(value)) or np.any(value <= 0):
+        raise ValueError(f"bandwidth: expected a positive finite number, got {bandwidth!r}")
+    kept = jax.dtypes.canonicalize_dtype(value.dtype if value.dtype.kind == "f" else float)
+    with np.errstate(over="ignore", under="ignore"):
+        square = np.square(value.astype(kept))
+    if not np.all((square > 0) & (square < np.inf)):
+        raise ValueError(f"bandwidth: expected one whose square {kept} holds, got {bandwidth!r}")
+
+
+def as_kernel(name: str, value: Any) -> Kernel:
+    """Return `value` if it is a kernel with one bandwidth.
+
+    Raises:
+        TypeError: it is no kernel.
+        ValueError: its bandwidth has axes, and would broadcast against distances.
+    """
+    if not isinstance(value, Kernel):
+        raise TypeError(
+            f"{name}: expected a kernel such as Gaussian(bandwidth=...), got {value!r:.80}"
+        )
+    if np.shape(value.bandwidth) != ():
+        raise ValueError(
+            f"{name}.bandwidth: expected a scalar, got shape {np.shape(value.bandwidth)}; "
+            "jax.vmap goes over many bandwidths"
+        )
+    return value
 
 
 def kernel_label(kernel: Kernel) -> str:
@@ -168,7 +197,7 @@ def gram(kernel: Kernel, x: Array, y: Array) -> Array:
     Raises:
         ValueError: x or y is not two-dimensional, or their numbers of columns differ.
     """
-    x = as_features("x", x)
+    kernel, x = as_kernel("kernel", kernel), as_features("x", x)
     y = as_features("y", y, dimension=x.shape[1])
     return _gram(kernel, jnp.asarray(x), jnp.asarray(y))
 
@@ -224,9 +253,10 @@ def weighted_sum(
         (n,) or (n, p).
 
     Raises:
-        ValueError: shapes that do not agree.
+        TypeError: no kernel, or a block size that is no integer.
+        ValueError: shapes that do not agree, or entries that are not finite.
     """
-    x = as_features("x", x)
+    kernel, x = as_kernel("kernel", kernel), as_features("x", x)
     y = as_features("y", y, dimension=x.shape[1])
     as_size("block_size", block_size)
     weights = jnp.asarray(weights)
@@ -234,6 +264,7 @@ def weighted_sum(
         raise ValueError(
             f"weights: expected shape ({y.shape[0]},) or ({y.shape[0]}, p), got {weights.shape}"
         )
+    _check_finite("weights", weights)
     return _weighted_sum_jit(kernel, jnp.asarray(x), jnp.asarray(y), weights, block_size)
 
 
@@ -249,11 +280,15 @@ def _as_weighted(name: str, value: Any) -> tuple[Array, Array]:
             raise ValueError(
                 f"{name}.weights: expected shape {points.shape[:1]}, got {weights.shape}"
             )
-        if is_concrete(weights) and not bool(np.isfinite(np.asarray(weights)).all()):
-            raise ValueError(f"{name}.weights: expected finite numbers, got NaN or infinity")
+        _check_finite(f"{name}.weights", weights)
         return jnp.asarray(points), weights
     points = jnp.asarray(as_features(name, value))
     return points, jnp.full(points.shape[0], 1.0 / points.shape[0], points.dtype)
+
+
+def _check_finite(name: str, weights: Array) -> None:
+    if is_concrete(weights) and not bool(np.isfinite(np.asarray(weights)).all()):
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 
 
 def _pair(a: Any, b: Any) -> tuple[Array, Array, Array, Array]:
@@ -279,8 +314,8 @@ def inner_product(kernel: Kernel, a: Any, b: Any, *, block_size: int = BLOCK_SIZ
     Raises:
         ValueError: shapes that do not agree, or entries that are not finite.
     """
-    a_points, a_weights, b_points, b_weights = _pair(a, b)
-    return _inner(kernel, a_points, a_weights, b_points, b_weights, block_size)
+    kernel, block_size = as_kernel("kernel", kernel), as_size("block_size", block_size)
+    return _inner(kernel, *_pair(a, b), block_size)
 
 
 @partial(jax.jit, static_argnums=5)
@@ -307,6 +342,7 @@ def squared_mmd(kernel: Kernel, a: Any, b: Any, *, block_size: int = BLOCK_SIZE)
     Raises:
         ValueError: shapes that do not agree, or entries that are not finite.
     """
+    kernel, block_size = as_kernel("kernel", kernel), as_size("block_size", block_size)
     return _squared_mmd(kernel, *_pair(a, b), block_size)
 
 
@@ -325,11 +361,11 @@ def _squared_mmd(
 def mmd(kernel: Kernel, a: Any, b: Any, *, block_size: int = BLOCK_SIZE) -> Array:
     """Return |a - b|_H, the root of `squared_mmd` where that is positive, else zero.
 
-    The gradient at zero is zero, not NaN.
+    The gradient at zero is zero, not NaN; a `squared_mmd` of NaN stays NaN.
     """
     squared = squared_mmd(kernel, a, b, block_size=block_size)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+    negative = squared <= 0
+    return jnp.where(negative, 0.0, jnp.sqrt(jnp.where(negative, 1.0, squared)))
 
 
 def median_bandwidth(
@@ -365,6 +401,7 @@ def median_bandwidth(
         if key is None:
             chosen: Array = np.linspace(0, rows.shape[0] - 1, sample_size).round().astype(int)
         else:
+            as_key("key", key)
             chosen = jax.random.choice(key, rows.shape[0], (sample_size,), replace=False)
         rows = rows[chosen]
     distance_metric = "sqeuclidean" if metric == "euclidean" else metric
@@ -373,7 +410,10 @@ def median_bandwidth(
     else:
         median = _bisected_median(distance_metric, jnp.asarray(rows))
     if is_concrete(median) and not float(median) > 0:
-        raise ValueError("features: expected rows that differ, got equal rows: no bandwidth")
+        raise ValueError(
+            "features: expected rows that differ, got equal rows (or differences whose squares "
+            f"{rows.dtype} does not hold): no bandwidth"
+        )
     return median
 
 

@@ -37,6 +37,7 @@ Array = Any  # jax.Array or numpy.ndarray
 ROWS = 128  # smallest padded number of examples
 CLASSES = 8  # smallest padded number of classes
 MEMORY = 8  # pairs that L-BFGS keeps
+_NEEDED = ("features", "num_classes")  # of many problems, where labels or teachers may be absent
 CHUNK = 64  # problems in one call; side by side, more wait for the slowest of them
 
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -177,10 +178,14 @@ def fit_proxies(
     Raises:
         TypeError, ValueError: as `fit_proxy`, naming the problem, as in 'labels[3]'.
     """
+    sequences = {"labels": labels, "num_classes": num_classes, "teachers": teachers}
+    for name, value in {"features": features, **sequences}.items():
+        if not hasattr(value, "__len__") and (value is not None or name in _NEEDED):
+            raise TypeError(f"{name}: expected one entry a problem, got {value!r:.80}")
     count = len(features)
     if count == 0:
         raise ValueError("features: expected at least one problem, got none")
-    for name, value in (("labels", labels), ("num_classes", num_classes), ("teachers", teachers)):
+    for name, value in sequences.items():
         if value is not None and len(value) != count:
             raise ValueError(f"{name}: expected {count} entries, one a problem, got {len(value)}")
     _check_options(teacher_weight, ridge, tolerance, max_iterations)
@@ -232,24 +237,22 @@ def _check(
         raise ValueError(f"labels{suffix}: expected labels, a teacher or both, got neither")
     if labels is not None:
         name = f"labels{suffix}"
-        labels = as_labels(name, labels, rows=rows, num_classes=classes)
-        if is_concrete(labels):
-            absent = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
-            if absent.size:
-                raise ValueError(
-                    f"{name}: expected every class of 0..{classes - 1} at least once, "
-                    f"got none of {absent.tolist()}"
-                )
+        labels = as_labels(name, labels, rows=rows, num_classes=classes, every_class=True)
     if teacher is not None:
         teacher = as_probabilities(f"teacher{suffix}", teacher, rows=rows, num_classes=classes)
     return features, labels, teacher
 
 
 def _check_options(teacher_weight: Any, ridge: Any, tolerance: Any, max_iterations: Any) -> None:
-    if is_concrete(teacher_weight) and not 0 <= float(teacher_weight) < np.inf:
-        raise ValueError(f"teacher_weight: expected a number >= 0, got {teacher_weight}")
-    for name, value in (("ridge", ridge), ("tolerance", tolerance)):
-        if is_concrete(value) and not 0 < float(value) < np.inf:
+    options = {"teacher_weight": teacher_weight, "ridge": ridge, "tolerance": tolerance}
+    for name, value in options.items():
+        if not is_concrete(value):
+            continue
+        if np.shape(value) != () or np.asarray(value).dtype.kind not in "fiu":
+            raise TypeError(f"{name}: expected a number, got {value!r:.80}")
+        if name == "teacher_weight" and not 0 <= float(value) < np.inf:
+            raise ValueError(f"{name}: expected a number >= 0, got {value}")
+        if name != "teacher_weight" and not 0 < float(value) < np.inf:
             raise ValueError(f"{name}: expected a positive number, got {value}")
     as_size("max_iterations", max_iterations)
 

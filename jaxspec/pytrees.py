@@ -38,8 +38,12 @@ def register(cls: type[T]) -> type[T]:
         return tuple(zip(keys, children, strict=True)), structure(node)
 
     def unflatten(auxiliary: tuple[Any, ...], children: Any) -> Any:
-        values = dict(zip(data, children, strict=True))
-        return cls(**values, **dict(zip(static, auxiliary[1:], strict=True)))
+        # Not by the constructor, whose checks are for users: jax puts gradients (a bandwidth's may
+        # be negative), None and placeholders in the leaves' places.
+        node = object.__new__(cls)
+        for name, value in zip((*data, *static), (*children, *auxiliary[1:]), strict=True):
+            object.__setattr__(node, name, value)
+        return node
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls

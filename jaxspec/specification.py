@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxspec.checks import as_features, as_labels, as_probabilities, as_size
-from jaxspec.kernels import Kernel, ReducedSet, kernel_label
+from jaxspec.checks import as_features, as_key, as_labels, as_probabilities, as_size
+from jaxspec.kernels import Kernel, ReducedSet, as_kernel, kernel_label
 from jaxspec.probe import ProbeProxy, fit_probe_proxies
 from jaxspec.proxy import Proxy, fit_proxies, fit_proxy
 from jaxspec.pytrees import register
@@ -151,12 +151,14 @@ def check_comparable(name: str, one: Any, other_name: str, other: Any) -> None:
 
 def as_class_names(name: str, value: Any, count: int | None = None) -> tuple[str, ...]:
     """Return `value` as a tuple of different, non-empty strings (`count` of them)."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"{name}: expected a sequence of strings, got {value!r}")
+    listed = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    if isinstance(value, str) or not listed:
+        raise TypeError(f"{name}: expected a sequence of strings, got {value!r:.200}")
     names = tuple(value)
     for entry in names:
         if not isinstance(entry, str) or not entry:
             raise TypeError(f"{name}: expected non-empty strings, got {entry!r}")
+    names = tuple(map(str, names))  # of numpy's strings too
     if len(set(names)) != len(names):
         raise ValueError(f"{name}: expected different names, got {names!r}")
     if len(names) < 2:
@@ -169,12 +171,6 @@ def as_class_names(name: str, value: Any, count: int | None = None) -> tuple[str
 def _as_feature_space(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"feature_space: expected a non-empty string, got {value!r}")
-    return value
-
-
-def _as_kernel(value: Any) -> Kernel:
-    if not isinstance(value, Kernel):
-        raise TypeError(f"kernel: expected a kernel such as Gaussian(bandwidth=...), got {value!r}")
     return value
 
 
@@ -215,9 +211,10 @@ def specify(
     Raises:
         ValueError, TypeError: an argument that is not as described; the message names it.
     """
+    as_key("key", key)
     names = as_class_names("class_names", class_names)
     features = as_features("features", features)
-    kernel, space = _as_kernel(kernel), _as_feature_space(feature_space)
+    kernel, space = as_kernel("kernel", kernel), _as_feature_space(feature_space)
     proxy = fit_proxy(
         features,
         labels,
@@ -227,8 +224,9 @@ def specify(
         ridge=ridge,
     )
     reduced_set = reduce_set(key, features, size=size, kernel=kernel)
-    if isinstance(probe, tuple) and len(probe) == 2:
-        probe = (probe[0], [probe[1]])
+    if probe is not None:
+        inputs, outputs = _as_probe(probe)
+        probe = (inputs, [outputs])
     behaviour = _behaviour(kernel, probe, features.shape[1], [len(names)])
     return Specification(
         reduced_set,
@@ -242,16 +240,20 @@ def specify(
     )
 
 
+def _as_probe(value: Any) -> tuple[Any, Any]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(
+            f"probe: expected a pair (features, probabilities), got {type(value).__name__}"
+        )
+    return value[0], value[1]
+
+
 def _behaviour(
     kernel: Kernel, probe: Any, dimension: int, classes: Sequence[int]
 ) -> Sequence[ProbeProxy | None]:
     """Return the probe proxies of models with so many classes, from (features, outputs of each)."""
     if probe is None:
         return [None] * len(classes)
-    if not isinstance(probe, tuple) or len(probe) != 2:
-        raise TypeError(
-            f"probe: expected a pair (features, probabilities), got {type(probe).__name__}"
-        )
     inputs = as_features("probe[0]", probe[0], dimension=dimension)
     for i, (value, count) in enumerate(zip(probe[1], classes, strict=True)):
         name = "probe[1]" if len(classes) == 1 else f"probe[1][{i}]"
@@ -295,8 +297,11 @@ def specify_many(
     Returns:
         B specifications whose leaves are numpy arrays.
     """
-    count = len(features)
-    outputs = None if probe is None else probe[1]
+    as_key("key", key)
+    probe = None if probe is None else _as_probe(probe)
+    count, outputs = len(features), None if probe is None else probe[1]
+    if probe is not None and not hasattr(outputs, "__len__"):
+        raise TypeError(f"probe[1]: expected {count} arrays, got {type(outputs).__name__}")
     for name, value in (
         ("labels", labels),
         ("class_names", class_names),
@@ -310,7 +315,7 @@ def specify_many(
         return []
     names = [as_class_names(f"class_names[{i}]", value) for i, value in enumerate(class_names)]
     rows = [as_features(f"features[{i}]", value) for i, value in enumerate(features)]
-    kernel, space = _as_kernel(kernel), _as_feature_space(feature_space)
+    kernel, space = as_kernel("kernel", kernel), _as_feature_space(feature_space)
     proxies = fit_proxies(
         rows,
         labels,
@@ -379,7 +384,7 @@ def specify_user(
     """
     names = as_class_names("class_names", class_names)
     features = as_features("features", features)
-    kernel, space = _as_kernel(kernel), _as_feature_space(feature_space)
+    kernel, space = as_kernel("kernel", kernel), _as_feature_space(feature_space)
     count = features.shape[0]
     labels = as_labels("labels", labels, rows=count, num_classes=len(names))
     proxy = fit_proxy(features, labels, num_classes=len(names), ridge=ridge)
@@ -392,6 +397,7 @@ def specify_user(
                 f"key: expected a jax random key to reduce {count} examples to {max_points} "
                 "points, got None"
             )
+        as_key("key", key)
         reduced_set, point_labels = _reduce_by_class(
             key, features, labels, len(names), kernel, max_points // len(names)
         )

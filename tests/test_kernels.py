@@ -199,10 +199,90 @@ def test_bad_input_is_named():
             js.Gaussian(bandwidth=bandwidth)
 
 
+SUMS = [js.gram, js.inner_product, js.squared_mmd, js.mmd]
+
+
+@pytest.mark.parametrize("function", SUMS)
+@pytest.mark.parametrize("kernel", [None, 2.0, js.Gaussian, "gaussian"])
+def test_what_is_no_kernel_is_refused(function, kernel):
+    x = sample(0, 5)
+    with pytest.raises(TypeError, match="kernel: expected a kernel such as Gaussian"):
+        function(kernel, x, x)
+
+
+@pytest.mark.parametrize("function", SUMS)
+@pytest.mark.parametrize("shape", [(1,), (5,), (5, 1)])
+def test_a_bandwidth_with_axes_does_not_broadcast_against_distances(function, shape):
+    x = sample(0, 5)
+    with pytest.raises(ValueError, match="kernel.bandwidth: expected a scalar, got shape"):
+        function(js.Gaussian(bandwidth=np.ones(shape)), x, x)
+
+
+@pytest.mark.parametrize("bandwidth", ["1.0", None, [1.0, 2.0], 1j])
+@pytest.mark.parametrize("make", KERNELS)
+def test_a_bandwidth_that_is_no_number_is_refused(make, bandwidth):
+    with pytest.raises(TypeError, match="bandwidth: expected a number or an array"):
+        make(bandwidth=bandwidth)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_what_float32_cannot_square_is_refused_and_not_a_silent_nan(size):
+    x = sample(0, 5)
+    with pytest.raises(ValueError, match="bandwidth: expected one whose square float32 holds"):
+        js.Gaussian(bandwidth=size)
+    if size > 1:
+        with pytest.raises(ValueError, match="a: expected numbers whose squares float32 holds"):
+            js.squared_mmd(js.Gaussian(bandwidth=1.0), size * x, x)
+        with pytest.raises(ValueError, match="a: expected finite numbers, got -?inf"):
+            js.squared_mmd(js.Gaussian(bandwidth=1.0), x.astype(np.float64) * 1e300, x)
+    with pytest.raises(ValueError, match="features: .*squares"):
+        js.median_bandwidth(size * x)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e12])
+def test_features_of_any_usual_unit_keep_their_squared_mmd(size):
+    x, y = sample(0, 20), sample(1, 15) + 0.5
+    want = js.squared_mmd(js.Gaussian(bandwidth=2.0), x, y)
+    got = js.squared_mmd(js.Gaussian(bandwidth=2.0 * size), x * np.float32(size), y * size)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_sums_name_weights_and_blocks_that_are_off():
+    kernel, x = js.Gaussian(bandwidth=1.0), sample(0, 5)
+    with pytest.raises(ValueError, match="weights: expected finite numbers"):
+        js.weighted_sum(kernel, x, x, np.full(5, np.nan))
+    for function in (js.inner_product, js.squared_mmd, js.mmd):
+        with pytest.raises(ValueError, match="block_size: expected at least 1, got 0"):
+            function(kernel, x, x, block_size=0)
+        with pytest.raises(TypeError, match="block_size: expected an integer"):
+            function(kernel, x, x, block_size=2.5)
+    with pytest.raises(TypeError, match="key: expected one jax random key"):
+        js.median_bandwidth(x, sample_size=3, key=0)
+
+
 def test_nan_propagates_under_jit():
     x = sample(0, 5)
     broken = jnp.asarray(x).at[0, 0].set(jnp.nan)
-    assert np.isnan(jax.jit(js.squared_mmd)(js.Gaussian(bandwidth=1.0), broken, x))
+    for function in (js.squared_mmd, js.mmd, js.inner_product):
+        assert np.isnan(jax.jit(function)(js.Gaussian(bandwidth=1.0), broken, x))
+
+
+@pytest.mark.parametrize("make", KERNELS)
+def test_the_gradient_over_a_kernel_is_that_over_its_bandwidth(make):
+    """A gradient may be negative: the tree of gradients is no kernel that a user made."""
+    x, y = sample(0, 12), sample(1, 9) + 1.0
+
+    def over_bandwidth(bandwidth):
+        return js.squared_mmd(make(bandwidth=bandwidth), x, y)
+
+    want = jax.grad(over_bandwidth)(50.0)
+    got = jax.grad(js.squared_mmd)(make(bandwidth=50.0), x, y)
+    assert isinstance(got, make)
+    np.testing.assert_allclose(got.bandwidth, want, rtol=1e-4)
+    assert want < 0
+    both = jax.vmap(js.squared_mmd, in_axes=(0, None, None))(make(bandwidth=jnp.ones(3)), x, y)
+    np.testing.assert_allclose(both, js.squared_mmd(make(bandwidth=1.0), x, y), rtol=1e-5)
+    assert jax.tree.map(lambda leaf: None, make(bandwidth=1.0)).bandwidth is None
 
 
 def test_kernels_of_one_bandwidth_are_different_structures():

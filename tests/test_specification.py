@@ -1,6 +1,7 @@
 """Specifications: what they hold, that they are pytrees, and what is refused."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,62 @@ def test_bad_input_is_named(who, change, error, message):
             js.specify_user(features, labels, **arguments)
         else:
             js.specify(jax.random.key(0), features, labels, size=10, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"key": 0}, TypeError, "key: expected one jax random key"),
+        ({"key": None}, TypeError, "key: expected one jax random key"),
+        ({"key": jax.random.split(jax.random.key(0))}, TypeError, "key: expected one jax random"),
+        ({"kernel": js.Gaussian(bandwidth=np.ones(1))}, ValueError, "kernel.bandwidth: expected a"),
+        ({"probe": 5}, TypeError, "probe: expected a pair"),
+        ({"probe": (np.zeros((3, 6)),)}, TypeError, "probe: expected a pair"),
+        ({"labels": [[0], [1, 2]]}, ValueError, "labels: expected an array, got a list"),
+        ({"features": [[0.0], [1.0, 2.0]]}, ValueError, "features: expected an array, got a list"),
+        ({"features": np.full((120, 6), 1e19)}, ValueError, "features: expected numbers whose"),
+        ({"ridge": None}, TypeError, "ridge: expected a number, got None"),
+        ({"ridge": "small"}, TypeError, "ridge: expected a number, got 'small'"),
+    ],
+)
+def test_bad_input_of_a_submitter_is_named(change, error, message):
+    arguments = {"key": jax.random.key(0), "size": 10, **good_arguments(), **change}
+    positional = [arguments.pop(name) for name in ("key", "features", "labels")]
+    with pytest.raises(error, match=message):
+        js.specify(*positional, **arguments)
+
+
+def test_bad_input_of_many_submitters_is_named():
+    arguments = good_arguments()
+    features, labels = arguments.pop("features"), arguments.pop("labels")
+    arguments["class_names"] = [arguments["class_names"]] * 2
+    many = partial(js.specify_many, features=[features] * 2, labels=[labels] * 2, **arguments)
+    with pytest.raises(TypeError, match="key: expected one jax random key"):
+        many(0)
+    with pytest.raises(TypeError, match="probe: expected a pair"):
+        many(jax.random.key(0), probe=5)
+    with pytest.raises(TypeError, match=r"probe\[1\]: expected 2 arrays, got NoneType"):
+        many(jax.random.key(0), probe=(features, None))
+    with pytest.raises(TypeError, match="num_classes: expected one entry a problem, got 4"):
+        js.fit_proxies([features], [labels], num_classes=4)
+    with pytest.raises(TypeError, match="key: expected one jax random key"):
+        js.specify_user(features, labels, max_points=20, key=3, **good_arguments_of_a_user())
+
+
+def good_arguments_of_a_user():
+    arguments = good_arguments()
+    del arguments["features"], arguments["labels"]
+    return arguments
+
+
+def test_class_names_may_be_an_array_and_become_plain_strings():
+    arguments = good_arguments_of_a_user()
+    features, labels = good_arguments()["features"], good_arguments()["labels"]
+    want = tuple(arguments.pop("class_names"))
+    for given in (np.array(want), list(np.array(want))):
+        user = js.specify_user(features, labels, class_names=given, **arguments)
+        assert user.class_names == want
+        assert {type(name) for name in user.class_names} == {str}
 
 
 def test_incomparable_specifications_are_refused_and_both_are_named():
