@@ -145,7 +145,7 @@ def calibrate(
         slope, mean = jnp.float32(PRIOR_SLOPE), jnp.zeros(0, jnp.float32)
         return Calibration(slope, mean, points, weights, self_terms, used)
     values = witness(kernel, landmarks, points, weights, self_terms)
-    share = used / jnp.maximum(used.sum(), 1)
+    share = used.astype(points.dtype) / jnp.maximum(used.sum(), 1)
     mean = share @ values
     regions = region(values, mean)
     behaviour = agreement(chance, valid, chance, valid, regions).T  # (pseudo-user, learnware)

@@ -32,6 +32,7 @@ __all__ = [
     "capacity",
     "decode_points",
     "encode_rows",
+    "in_float32",
     "on_mesh",
     "partition_specs",
     "probe_chances",
@@ -205,6 +206,15 @@ def probe_chances(rows: dict[str, np.ndarray], anchors: np.ndarray) -> np.ndarra
 def device_count(mesh: Mesh | None) -> int:
     """Return over how many devices rows are spread."""
     return 1 if mesh is None else int(mesh.size)
+
+
+def in_float32() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which the pass over a market is compiled, whatever the caller's x64.
+
+    A market's arrays are float32 by design. With jax's x64 on, counts and places would be 64 bits
+    wide and, here and there, make float64 of what they meet: other programs and other numbers.
+    """
+    return jax.enable_x64(False)
 
 
 def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:

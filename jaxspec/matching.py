@@ -7,16 +7,17 @@ are, is in `jaxspec.scoring`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
 import numpy as np
 
+from jaxspec.checks import as_size
 from jaxspec.market import Market
 from jaxspec.scoring import METHODS, NEED_LABELS, Scores, UserArrays
 from jaxspec.shapes import bucket
-from jaxspec.specification import UserSpecification, check_comparable
+from jaxspec.specification import UserSpecification, check_comparable, check_user
 from jaxspec.spread import best_spread, score_spread
 
 __all__ = [
@@ -67,8 +68,7 @@ class Match:
 
         Equal scores keep the market's order. Fewer than k learnwares: all of them.
         """
-        if k < 1:
-            raise ValueError(f"k: expected at least 1, got {k}")
+        k = as_size("k", k)
         if self.scores.ndim == 2:
             return [self._best(row, k) for row in self.scores]
         return self._best(self.scores, k)
@@ -83,7 +83,14 @@ class Match:
         return {name: self.ids[int(similarity[:, k].argmax())] for k, name in enumerate(names)}
 
     def explain(self, learnware: str, user: int = 0) -> list[tuple[str, str | None, float]]:
-        """Return (user class, learnware class or None, similarity) for every user class."""
+        """Return (user class, learnware class or None, similarity) for every user class.
+
+        Raises:
+            KeyError: an id that the match does not hold.
+            IndexError: a user that it is not of.
+        """
+        if learnware not in self.ids:
+            raise KeyError(f"learnware: expected an id of the match, got {learnware!r:.80}")
         row = self.ids.index(learnware)
         names, similarity = self._of(user, self.class_similarity)
         _, chosen = self._of(user, self.class_map)
@@ -95,6 +102,8 @@ class Match:
 
     def _of(self, user: int, array: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         if self.scores.ndim == 2:
+            if not 0 <= user < len(self.scores):
+                raise IndexError(f"user: expected 0..{len(self.scores) - 1}, got {user}")
             return self.class_names[user], array[user]
         if user != 0:
             raise IndexError(f"user: expected 0, this is the match of one user; got {user}")
@@ -249,9 +258,15 @@ def prepare_users(
         ("reuse", reuse, (None, *REUSES)),
         ("label_spaces", label_spaces, LABEL_SPACES),
     ):
-        if value not in allowed:
-            raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
-    users = [user] if isinstance(user, UserSpecification) else list(user)
+        if not isinstance(value, str | None) or value not in allowed:
+            raise ValueError(f"{name}: expected one of {allowed}, got {value!r:.80}")
+    if isinstance(user, UserSpecification):
+        user = [user]
+    elif isinstance(user, Mapping) or not isinstance(user, Iterable):
+        raise TypeError(
+            f"user: expected a UserSpecification or a sequence of them, got a {type(user).__name__}"
+        )
+    users = list(user)
     arrays = stack_users(market, users, label_spaces=label_spaces)
     methods = [
         _method(one, bool(by_name), method, reuse)
@@ -329,8 +344,7 @@ def stack_users(
         raise ValueError("user: expected at least one user, got an empty sequence")
     for i, user in enumerate(users):
         name = "user" if len(users) == 1 else f"user[{i}]"
-        if not isinstance(user, UserSpecification):
-            raise TypeError(f"{name}: expected a UserSpecification, got {type(user).__name__}")
+        check_user(name, user)
         check_comparable(name, user, "the market", market)
         columns = user.reduced_set.points.shape[1]
         if columns != market.dimension:
@@ -338,9 +352,6 @@ def stack_users(
                 f"{name}: expected features of {market.dimension} columns as in the market, "
                 f"got {columns}"
             )
-        finite = all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(user))
-        if not finite:
-            raise ValueError(f"{name}: its specification holds NaN or infinity")
     if label_spaces == "auto":
         by_name = np.array([market.covers(user.class_names) for user in users])
     else:

@@ -32,6 +32,8 @@ __all__ = [
     "Specification",
     "UserSpecification",
     "check_comparable",
+    "check_part",
+    "check_user",
     "same_kernel",
     "specify",
     "specify_many",
@@ -40,6 +42,7 @@ __all__ = [
 
 Array = Any
 FORMAT_VERSION = 1
+LARGEST = 1e15  # of a number in a specification: float32 holds squares of sums of such
 _STATIC = {"static": True}
 
 
@@ -147,6 +150,45 @@ def check_comparable(name: str, one: Any, other_name: str, other: Any) -> None:
             f"{name}: its kernel is {kernel_label(one.kernel)}, but {other_name} has "
             f"{kernel_label(other.kernel)}; specifications compare only under one kernel"
         )
+
+
+def check_part(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless an array of a specification has this shape and numbers that can be scored.
+
+    A market is scored in one pass: what overflows in one learnware could reach all of them.
+    """
+    array = np.asarray(value)
+    if array.shape != shape:
+        raise ValueError(f"{owner}: expected {name} of shape {shape}, got {array.shape}")
+    largest = max(array.max(), -array.min()) if array.size else 0.0
+    if not np.isfinite(largest):
+        raise ValueError(f"{owner} holds NaN or infinity, in {name}")
+    if largest > LARGEST:
+        raise ValueError(f"{owner} holds a number of {largest:.1e}, over {LARGEST:.0e}, in {name}")
+
+
+def check_user(name: str, user: Any) -> None:
+    """Raise unless a user's specification is sound in itself; the message names the field."""
+    if not isinstance(user, UserSpecification):
+        raise TypeError(f"{name}: expected a UserSpecification, got {type(user).__name__}")
+    as_kernel(f"{name}: kernel", user.kernel)
+    classes = len(as_class_names(f"{name}: class_names", user.class_names))
+    phi, proxy = user.reduced_set, user.proxy
+    if not isinstance(phi, ReducedSet) or not isinstance(proxy, Proxy):
+        raise TypeError(
+            f"{name}: expected a ReducedSet and a Proxy in it, got {type(phi).__name__} and "
+            f"{type(proxy).__name__}"
+        )
+    shape = np.shape(phi.points)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"{name}: expected reduced_set.points of shape (n, d), got {shape}")
+    (n, d), owner = shape, f"{name}: its specification"
+    check_part(owner, "reduced_set.points", phi.points, (n, d))
+    check_part(owner, "reduced_set.weights", phi.weights, (n,))
+    check_part(owner, "proxy.weights", proxy.weights, (d, classes))
+    check_part(owner, "proxy.bias", proxy.bias, (classes,))
+    if user.labels is not None:
+        as_labels(f"{name}: labels", user.labels, rows=n, num_classes=classes)
 
 
 def as_class_names(name: str, value: Any, count: int | None = None) -> tuple[str, ...]:

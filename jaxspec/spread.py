@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxspec.calibration import Calibration
-from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, on_mesh, partition_specs
+from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, partition_specs
 from jaxspec.pytrees import register
 from jaxspec.scoring import Scores, UserArrays, compare_classes, score
 
@@ -62,7 +62,7 @@ def score_spread(
     mesh: Mesh | None = None,
 ) -> Scores:
     """Return the scores of all rows, (Q, rows), for Q users; see `scoring.score`."""
-    with on_mesh(mesh):
+    with on_mesh(mesh), in_float32():
         return _score(market, users, length, alive, calibration, method=method, mesh=mesh)
 
 
@@ -100,7 +100,7 @@ def best_spread(
     mesh: Mesh | None = None,
 ) -> Best:
     """Return the best k learnwares: those of every device, then of all; see `scoring.score`."""
-    with on_mesh(mesh):
+    with on_mesh(mesh), in_float32():
         return _best(market, users, length, alive, calibration, method=method, k=k, mesh=mesh)
 
 

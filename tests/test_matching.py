@@ -4,9 +4,10 @@ import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import KERNEL, made_specification, made_user, names
+from conftest import DIMENSION, KERNEL, SPACE, made_specification, made_task, made_user, names
 
 import jaxspec as js
 from jaxspec import embeddings, matching, scoring
@@ -273,3 +274,116 @@ def test_bad_input_is_named(market):
         js.match(market, dataclasses.replace(user, reduced_set=broken))
     with pytest.raises(ValueError, match="k: expected at least 1"):
         js.match(market, user).top_k(0)
+    for nobody in (None, made_specification(0), {"me": user}, 3):
+        for ask in (js.match, js.top_k):
+            with pytest.raises(TypeError, match="user: expected a UserSpecification or a sequence"):
+                ask(market, nobody)
+    for option in ("method", "reuse", "label_spaces"):
+        for value in (["rkme"], np.array(["rkme", "classwise"]), 1):
+            with pytest.raises(ValueError, match=f"{option}: expected one of"):
+                js.match(market, user, **{option: value})
+    result = js.match(market, [user, user])
+    for k in (2.0, "2", True):
+        with pytest.raises(TypeError, match="k: expected an integer"):
+            result.top_k(k)
+    with pytest.raises(KeyError, match="learnware: expected an id of the match, got 'nobody'"):
+        result.explain("nobody")
+    for look in (result.best_for_class, lambda user: result.explain("m0", user)):
+        with pytest.raises(IndexError, match=r"user: expected 0\.\.1, got 2"):
+            look(user=2)
+
+
+def changed(user, **fields):
+    """The user with another reduced set or proxy where a field of these is given."""
+    weights, points = fields.pop("weights", None), fields.pop("points", None)
+    phi, vectors = user.reduced_set, fields.pop("vectors", None)
+    if weights is not None or points is not None:
+        fields["reduced_set"] = js.ReducedSet(
+            phi.points if points is None else points, phi.weights if weights is None else weights
+        )
+    if vectors is not None:
+        fields["proxy"] = js.Proxy(vectors, user.proxy.bias)
+    return dataclasses.replace(user, **fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda u: {"labels": u.labels + 1}, ValueError, r"labels: expected values in 0\.\.3"),
+        (lambda u: {"labels": u.labels - 1}, ValueError, r"labels: expected values in 0\.\.3"),
+        (lambda u: {"labels": u.labels[:1]}, ValueError, r"labels: expected shape \(40,\)"),
+        (lambda u: {"labels": u.labels * 1.0}, TypeError, "labels: expected integer"),
+        (lambda u: {"class_names": ("a", "b", "c", "a")}, ValueError, "class_names: .*different"),
+        (lambda u: {"class_names": ("a", "b")}, ValueError, r"proxy.weights of shape \(6, 2\)"),
+        (lambda u: {"weights": u.reduced_set.weights[:1]}, ValueError, "reduced_set.weights of sh"),
+        (lambda u: {"points": u.reduced_set.points[0]}, ValueError, r"points of shape \(n, d\)"),
+        (lambda u: {"vectors": u.proxy.weights[:1]}, ValueError, r"proxy.weights of shape \(6, 4"),
+        (lambda u: {"vectors": u.proxy.weights[:, :1]}, ValueError, "proxy.weights of shape"),
+        (lambda u: {"vectors": u.proxy.weights * 1e20}, ValueError, "a number of .* in proxy.wei"),
+        (lambda u: {"points": u.reduced_set.points * 1e20}, ValueError, "in reduced_set.points"),
+        (lambda u: {"reduced_set": None}, TypeError, "expected a ReducedSet and a Proxy in it"),
+        (lambda u: {"kernel": None}, TypeError, "kernel: expected a kernel"),
+    ],
+)
+def test_a_user_specification_that_is_off_is_refused_and_not_broadcast(
+    market, change, error, message
+):
+    user = made_user(1)
+    broken = changed(user, **change(user))
+    with pytest.raises(error, match="user: .*" + message):
+        js.match(market, broken)
+    with pytest.raises(error, match=r"user\[1\]: .*" + message):
+        js.match(market, [user, broken])
+
+
+@pytest.mark.parametrize("method", scoring.METHODS)
+def test_answers_are_the_same_with_x64_on(market, method):
+    users = [made_user(1), made_user(2, classes=3), made_user(3, class_names=["w", "x", "y", "z"])]
+    want, best = js.match(market, users, method=method), js.top_k(market, users, 3, method=method)
+    with jax.enable_x64(True):
+        got = js.match(market, users, method=method)
+        best_with = js.top_k(market, users, 3, method=method)
+    for field in ("scores", "squared_mmd", "class_similarity", "class_map"):
+        np.testing.assert_array_equal(getattr(got, field), getattr(want, field))
+    assert [one.top_k(3) for one in best_with] == [one.top_k(3) for one in best]
+
+
+def test_all_of_a_market_works_with_x64_on(tmp_path):
+    with jax.enable_x64(True):
+        probe = np.random.default_rng(0).normal(size=(40, DIMENSION)) * 2
+        specs = {}
+        for seed in range(3):
+            features, labels = made_task(seed)
+            outputs = np.full((len(features), 4), 0.25)
+            specs[f"m{seed}"] = js.specify(
+                jax.random.key(seed),
+                features.astype(np.float64),
+                labels,
+                class_names=names(4),
+                teacher=outputs,
+                probe=(probe, outputs[:40]),
+                hidden=features,
+                kernel=js.Gaussian(bandwidth=jnp.float64(3.0)),
+                size=10,
+                feature_space=SPACE,
+            )
+        assert specs["m0"].reduced_set.points.dtype == np.float64
+        specs["m0"].save(tmp_path / "m0.safetensors")
+        specs["m0"] = js.Specification.load(tmp_path / "m0.safetensors")
+        market = js.Market.from_specifications(specs).add("m3", specs["m1"]).remove("m1")
+        market.save(tmp_path / "market")
+        loaded = js.Market.load(tmp_path / "market")
+        features, labels = made_task(1, n=40)
+        user = js.specify_user(
+            features.astype(np.float64),
+            labels,
+            class_names=names(4),
+            kernel=js.Gaussian(bandwidth=3.0),
+            feature_space=SPACE,
+        )
+        for reuse in ("direct", "fine-tune"):
+            found = js.match(loaded, user, reuse=reuse)
+            assert found.top_k(1)[0][0] == "m3"
+            np.testing.assert_array_equal(found.scores, js.match(market, user, reuse=reuse).scores)
+        compact = js.match(market.stored_as("int8"), user, method="rkme")
+        np.testing.assert_allclose(compact.squared_mmd, found.squared_mmd, atol=1e-2)
