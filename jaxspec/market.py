@@ -117,8 +117,9 @@ class Market:
 
         Args:
             batches: (ids, specification) where every array of the specification has a leading
-                axis of one entry an id (shared landmarks of a probe have none). The first batch
-                fixes how many points and classes a learnware has room for.
+                axis of one entry an id (the kernel and the landmarks of a probe, which are shared,
+                have none). The first batch fixes how many points and classes a learnware has room
+                for.
             count: learnwares in all; needed if `batches` has no length.
             storage: see `from_specifications`.
             spare: share of slots to keep free for `add`.
@@ -327,7 +328,9 @@ class Market:
 
     def _find(self, learnware: object) -> int | None:
         """Return the slot of an id in this version, or None. An id may return after a removal."""
-        for slot in self._storage.index.get(learnware, ()):  # type: ignore[call-overload]
+        if not isinstance(learnware, str):
+            return None
+        for slot in self._storage.index.get(learnware, ()):
             if self._holds(slot):
                 return slot
         return None
@@ -335,7 +338,7 @@ class Market:
     def _slot(self, learnware: str) -> int:
         slot = self._find(learnware)
         if slot is None:
-            raise KeyError(f"no learnware {learnware!r} in this market of {len(self)}")
+            raise KeyError(f"no learnware {learnware!r:.80} in this market of {len(self)}")
         return slot
 
     # How it changes

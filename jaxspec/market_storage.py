@@ -19,12 +19,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxspec import market_arrays
 from jaxspec.calibration import SAMPLE, Calibration, calibrate
-from jaxspec.kernels import Kernel
+from jaxspec.kernels import Kernel, ReducedSet, as_kernel
 from jaxspec.market_arrays import ROW_FIELDS, VECTORS, MarketArrays
 from jaxspec.probe import lift, whitening
+from jaxspec.proxy import Proxy
 from jaxspec.representation import RANK
 from jaxspec.shapes import bucket, pad_to
-from jaxspec.specification import Specification
+from jaxspec.specification import Specification, as_class_names, check_part
 
 __all__ = ["Facts", "Layout", "Storage", "append", "build", "check_specification", "layout_of"]
 
@@ -109,15 +110,23 @@ class Storage:
 def check_specification(learnware: Any, spec: Any, batch: tuple[int, ...] = ()) -> None:
     """Raise unless a specification (or a stacked one, with leading axis `batch`) is sound."""
     if not isinstance(learnware, str) or not learnware:
-        raise ValueError(f"id: expected a non-empty string, got {learnware!r}")
+        raise ValueError(f"id: expected a non-empty string, got {learnware!r:.80}")
+    owner = f"specification {learnware!r}"
     if not isinstance(spec, Specification):
+        raise TypeError(f"{owner}: expected a Specification, got {type(spec).__name__}")
+    as_kernel(f"{owner}: kernel", spec.kernel)
+    if not isinstance(spec.class_names, tuple):  # they are looked up as a whole
+        raise TypeError(f"{owner}: expected a tuple of class_names, got {spec.class_names!r:.80}")
+    as_class_names(f"{owner}: class_names", spec.class_names)
+    if not isinstance(spec.reduced_set, ReducedSet) or not isinstance(spec.proxy, Proxy):
         raise TypeError(
-            f"specification {learnware!r}: expected a Specification, got {type(spec).__name__}"
+            f"{owner}: expected a ReducedSet and a Proxy in it, got "
+            f"{type(spec.reduced_set).__name__} and {type(spec.proxy).__name__}"
         )
     shape = np.shape(spec.reduced_set.points)
-    if len(shape) != 2 + len(batch):
+    if len(shape) != 2 + len(batch) or 0 in shape[-2:]:
         raise ValueError(
-            f"specification {learnware!r}: expected reduced_set.points with {2 + len(batch)} axes, "
+            f"{owner}: expected reduced_set.points with {2 + len(batch)} axes, none empty, "
             f"got shape {shape}"
         )
     (m, d), classes = shape[-2:], len(spec.class_names)
@@ -137,13 +146,7 @@ def check_specification(learnware: Any, spec: Any, batch: tuple[int, ...] = ()) 
             ("probe.bias", spec.probe.bias, (*batch, classes)),
         ]
     for name, array, wanted in expected:
-        value = np.asarray(array)
-        if value.shape != wanted:
-            raise ValueError(
-                f"specification {learnware!r}: expected {name} of shape {wanted}, got {value.shape}"
-            )
-        if not np.isfinite(value).all():
-            raise ValueError(f"specification {learnware!r}: {name} holds NaN or infinity")
+        check_part(owner, name, array, wanted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,15 +368,21 @@ def blocks_of(
 
 
 def find_origin(points: Sequence[Any], bandwidth: float) -> np.ndarray:
-    """Return the mean point if features lie over ten bandwidths from zero, else zero.
+    """Return where features lie if that is over ten bandwidths from zero, else zero.
 
-    With zero, points are kept bit by bit; the rounding of a distance formed from a matrix product
-    grows with (offset / bandwidth)^2, about 1e-5 of the kernel's value at ten bandwidths.
+    It is the median of the learnwares' mean points: one of them that lies far out must not move
+    all others to where float32 cannot tell their points apart. With zero, points are kept bit by
+    bit; the rounding of a distance formed from a matrix product grows with (offset / bandwidth)^2,
+    about 1e-5 of the kernel's value at ten bandwidths.
+
+    Args:
+        points: arrays (m, d) of single learnwares or (b, m, d) of b.
+        bandwidth: of the market's kernel.
     """
-    d = np.shape(points[0])[-1]
-    mean = np.mean([np.asarray(one).reshape(-1, d).mean(axis=0) for one in points], axis=0)
-    far = np.linalg.norm(mean) > 10.0 * bandwidth
-    return (mean if far else np.zeros_like(mean)).astype(np.float32)
+    means = [np.atleast_2d(np.asarray(one).mean(axis=-2, dtype=np.float64)) for one in points]
+    centre = np.median(np.concatenate(means), axis=0)
+    far = np.linalg.norm(centre) > 10.0 * bandwidth
+    return (centre if far else np.zeros_like(centre)).astype(np.float32)
 
 
 @partial(jax.jit, static_argnames="mesh")

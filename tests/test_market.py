@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import KERNEL, made_specification, made_user
+from conftest import KERNEL, SPACE, made_specification, made_task, made_user, names
 
 import jaxspec as js
 
@@ -124,6 +124,91 @@ def test_features_far_from_zero_are_moved_to_an_origin():
     far = js.match(far_market, moved(user), method="rkme")
     assert np.linalg.norm(far_market.arrays.origin) > 100
     np.testing.assert_allclose(far.squared_mmd, near.squared_mmd, atol=2e-5)
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e12])
+def test_a_learnware_far_out_does_not_move_the_others(offset):
+    specs = {f"m{s}": made_specification(s) for s in range(3)}
+    phi = specs["m0"].reduced_set
+    away = dataclasses.replace(phi, points=np.asarray(phi.points) + np.float32(offset))
+    specs["away"] = dataclasses.replace(specs["m0"], reduced_set=away)
+    market = js.Market.from_specifications(specs)
+    result = js.match(market, made_user(1), method="rkme")
+    for row, spec in enumerate(list(specs.values())[:3]):
+        want = js.squared_mmd(KERNEL, spec.reduced_set, made_user(1).reduced_set)
+        np.testing.assert_allclose(result.squared_mmd[row], want, atol=1e-6)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *specs.values())
+    stacked = dataclasses.replace(stacked, kernel=KERNEL)
+    same = js.Market.from_stacked([(list(specs), stacked)])
+    np.testing.assert_array_equal(same.arrays.origin, market.arrays.origin)
+
+
+@pytest.mark.parametrize("part", ["points", "weights", "proxy", "bias", "probe", "map"])
+def test_a_number_that_would_overflow_the_pass_is_refused(market, part):
+    """One such learnware turned the scores of all others into NaN."""
+    features, labels = made_task(0)
+    outputs = np.full((len(features), 4), 0.25)
+    spec = js.specify(
+        jax.random.key(0),
+        features,
+        labels,
+        class_names=names(4),
+        kernel=KERNEL,
+        feature_space=SPACE,
+        size=10,
+        probe=(features, outputs),
+        hidden=features,
+    )
+
+    def with_number(value):
+        phi, proxy = spec.reduced_set, spec.proxy
+        changes = {
+            "points": {"reduced_set": js.ReducedSet(phi.points + value, phi.weights)},
+            "weights": {"reduced_set": js.ReducedSet(phi.points, phi.weights + value)},
+            "proxy": {"proxy": js.Proxy(proxy.weights * value, proxy.bias)},
+            "bias": {"proxy": js.Proxy(proxy.weights, proxy.bias + value)},
+            "probe": {"probe": dataclasses.replace(spec.probe, bias=spec.probe.bias + value)},
+            "map": {"representation": spec.representation + np.float32(value)},
+        }
+        return dataclasses.replace(spec, **changes[part])
+
+    with pytest.raises(ValueError, match="'new' holds a number of .*, over 1e.15, in "):
+        market.add("new", with_number(1e30))
+    grown = market.add("new", with_number(1e14))  # large, and no harm to the others
+    for method in ("rkme", "classwise", "likelihood", "transfer"):
+        scores = js.match(grown, made_user(1), method=method).scores
+        assert np.isfinite(scores).all()
+        if method != "likelihood":  # that one is relative to the market
+            alone = js.match(market, made_user(1), method=method).scores
+            np.testing.assert_allclose(scores[:-1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"class_names": ("a", "b", "c", "a")}, ValueError, "class_names: expected different"),
+        ({"class_names": list("abcd")}, TypeError, "expected a tuple of class_names"),
+        ({"class_names": ("a", "b", "c", 4)}, TypeError, "class_names: expected non-empty strings"),
+        ({"kernel": None}, TypeError, "kernel: expected a kernel"),
+        ({"reduced_set": None}, TypeError, "expected a ReducedSet and a Proxy in it"),
+        ({"proxy": None}, TypeError, "expected a ReducedSet and a Proxy in it"),
+    ],
+)
+def test_a_specification_that_is_off_is_refused_by_field(market, change, error, message):
+    broken = dataclasses.replace(made_specification(0), **change)
+    with pytest.raises(error, match="'new'.*" + message):
+        market.add("new", broken)
+    with pytest.raises(error, match="'new'.*" + message):
+        js.Market.from_specifications({"new": broken})
+
+
+def test_what_can_be_no_id_is_in_no_market(market):
+    for nothing in (["m0"], None, 0, {"m0"}):  # of which some have no hash
+        assert nothing not in market
+        with pytest.raises(KeyError, match="no learnware"):
+            market.remove(nothing)
+        with pytest.raises(KeyError, match="no learnware"):
+            market[nothing]
 
 
 def replace_points(spec, value):
