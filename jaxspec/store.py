@@ -44,6 +44,7 @@ from jaxspec.specification import FORMAT_VERSION, as_class_names
 
 __all__ = [
     "Header",
+    "as_path",
     "check_files",
     "derive",
     "ledger",
@@ -107,14 +108,16 @@ def save_specification(path: PathLike, spec: Any) -> None:
         ImportError: safetensors is not installed.
         ValueError: a field that `load_specification` would refuse; nothing is written then.
     """
-    target, safetensors = Path(path), _safetensors()
+    target, safetensors = as_path(path), _safetensors()
     with _naming(target):
+        _check_that(not target.is_dir(), "expected a file's name, got a folder")
         arrays: dict[str, np.ndarray] = {}
         header = {"kind": type(spec).__name__, "static": {}, "types": {}, "numbers": {}}
         _flatten(spec, "", header, arrays)
         text = _to_json(header)
         _unflatten(type(spec), json.loads(text), arrays)
-        data = safetensors.numpy.save(arrays, metadata={"jaxspec": text})
+        said = {"jaxspec": text, "crc32": str(_checksum_of(text, arrays))}
+        data = safetensors.numpy.save(arrays, metadata=said)
         _check_that(len(data) <= MAX_FILE_BYTES, f"expected at most {MAX_FILE_BYTES} bytes")
     _write(target, data)
 
@@ -138,10 +141,24 @@ def load_specification(path: PathLike, cls: type) -> Any:
         size = target.stat().st_size
         _check_that(size <= MAX_FILE_BYTES, f"expected at most {MAX_FILE_BYTES} bytes, got {size}")
         with safetensors.safe_open(target, framework="np") as file:
-            text = (file.metadata() or {}).get("jaxspec", "")
+            said = file.metadata() or {}
+            text = said.get("jaxspec", "")
             _check_that(text, "a safetensors file, but not of a specification")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _unflatten(cls, json.loads(text), arrays)
+        spec = _unflatten(cls, json.loads(text), arrays)
+        checksum = said.get("crc32")  # the first files of version 1 have none
+        damaged = checksum is not None and checksum != str(_checksum_of(text, arrays))
+        _check_that(not damaged, "its checksum is wrong, so a number or a name is damaged")
+        return spec
+
+
+def _checksum_of(text: str, arrays: Mapping[str, np.ndarray]) -> int:
+    """Return the CRC-32 of the JSON text and of every array with its name, type and shape."""
+    checksum = zlib.crc32(text.encode("utf-8", "surrogatepass"))
+    for name, array in sorted(arrays.items()):
+        said = f"{name} {array.dtype.name} {array.shape}".encode()
+        checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), zlib.crc32(said, checksum))
+    return checksum
 
 
 def _safetensors() -> Any:
@@ -228,8 +245,9 @@ def save_market(path: PathLike, market: _market.Market) -> None:
     """
     import orbax.checkpoint as ocp
 
-    target = Path(path)
+    target = as_path(path)
     with _naming(target):
+        _check_that(target.is_dir() or not target.exists(), "expected a folder, got a file")
         _check_that(len(market) > 0, "expected at least one learnware, got an empty market")
         if (target / POINTER).exists():
             _pointer(target)  # of a market, and of this version
@@ -552,8 +570,19 @@ def _unpack(
     return market
 
 
+def as_path(path: Any) -> Path:
+    """Return `path` as a path.
+
+    Raises:
+        TypeError: it is neither a string nor a path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: expected a string or a path, got a {type(path).__name__}")
+    return Path(path)
+
+
 def _existing(path: PathLike) -> Path:
-    if not Path(path).exists():
+    if not as_path(path).exists():
         raise FileNotFoundError(f"{path}: there is nothing at this path")
     return Path(path)
 

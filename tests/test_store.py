@@ -231,6 +231,53 @@ class Bomb:
         return Path.touch, (Path(self.path),)
 
 
+def test_a_damaged_bit_anywhere_is_noticed(tmp_path):
+    """Numbers and names that are only slightly off would be scored without a word."""
+    path = tmp_path / "spec.safetensors"
+    made_specification(0).save(path)
+    data = path.read_bytes()
+    at = np.random.default_rng(0).integers(0, len(data), 200)
+    places = [*at, *range(len(data) - 8, len(data)), data.index(b"class a") + 6]
+    for place in places:
+        broken = bytearray(data)
+        broken[place] ^= 1  # the last bit of a number, or the next letter
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="spec.safetensors"):
+            js.Specification.load(path)
+    path.write_bytes(data)
+    assert js.Specification.load(path).class_names == made_specification(0).class_names
+
+
+def test_files_without_a_checksum_are_read(tmp_path):
+    """Version 1 began without one."""
+    changed(tmp_path / "x.safetensors")  # nothing but that
+    assert_same(js.Specification.load(tmp_path / "x.safetensors"), made_specification(0))
+
+
+@pytest.mark.parametrize("path", [None, 5, ["a"]])
+def test_what_is_no_path_is_refused_by_name(market, path):
+    calls = [
+        lambda: made_specification(0).save(path),
+        lambda: js.Specification.load(path),
+        lambda: market.save(path),
+        lambda: js.Market.load(path),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="path: expected a string or a path, got a"):
+            call()
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(market, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="folder: expected a file's name, got a folder"):
+        made_specification(0).save(tmp_path / "folder")
+    with pytest.raises(ValueError, match="file: expected a folder, got a file"):
+        market.save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_files_of_another_kind_are_refused_and_run_nothing(tmp_path):
     path, witness = tmp_path / "x.safetensors", tmp_path / "ran"
     made_specification(0).save(path)
