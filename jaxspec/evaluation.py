@@ -146,8 +146,9 @@ def kendall_taus(scores: ArrayLike, performance: ArrayLike) -> FloatArray:
     untied_truth = pairs - _tied_pairs(truth_starts)
     ordered_pairs = untied_scores + untied_truth - pairs + _tied_pairs(both_starts)
     difference = ordered_pairs - 2 * _inversions(ordered_ranks)
-    # Two roots, because the product of two pair counts overflows int64 beyond M = 80,000.
-    scale = np.sqrt(untied_scores) * np.sqrt(untied_truth)
+    # A product in floats: in int64 it overflows beyond M = 80,000. And one root, because
+    # sqrt(n n) is n to the last bit: a perfect order of ten has tau 1, not 0.9999999999999998.
+    scale = np.sqrt(untied_scores.astype(np.float64) * untied_truth)
     taus: FloatArray = np.divide(difference, scale, out=np.zeros(len(given)), where=scale > 0)
     return np.asarray(np.clip(taus, -1.0, 1.0))
 
@@ -284,7 +285,7 @@ def bootstrap_interval(
         )
     if not np.isfinite(numbers).all():
         raise ValueError("values: expected finite numbers, got infinity")
-    if not 0.0 < level < 1.0:
+    if isinstance(level, str) or not 0.0 < level < 1.0:
         raise ValueError(f"level: expected a number strictly between 0 and 1, got {level!r}")
     markets = numbers.shape[0]
     counts = rng.multinomial(markets, np.full(markets, 1.0 / markets), size=draws)

@@ -97,6 +97,13 @@ def test_tau_of_constant_scores_or_one_learnware_is_zero():
     assert evaluation.kendall_tau([1.0], [0.5]) == 0.0
 
 
+@pytest.mark.parametrize("learnwares", [*range(2, 60), 1000])
+def test_tau_of_a_perfect_order_is_one_to_the_last_bit(learnwares):
+    order = np.random.default_rng(0).permutation(learnwares) / 7
+    assert evaluation.kendall_tau(order, order**3) == 1.0
+    assert evaluation.kendall_tau(order, -order) == -1.0
+
+
 def test_perfect_and_reversed_rankings_have_closed_forms():
     truth = np.random.default_rng(1).permutation(50) / 50
     perfect = evaluation.summarize(100 * truth - 7, truth)
@@ -345,6 +352,7 @@ def test_bootstrap_interval_is_a_function_of_its_generator():
         ([1.0, np.inf], 0.95, "values: expected finite"),
         ([1.0, 2.0], 95, "level: .* got 95"),
         ([1.0, 2.0], np.nan, "level: .* got nan"),
+        ([1.0, 2.0], "0.95", "level: .* got '0.95'"),
     ],
 )
 def test_bad_bootstrap_inputs_are_refused_by_name(values, level, message):
