@@ -4,7 +4,7 @@ The method is that of Guo, Zhou, Li and Zhou, "Identifying Useful Learnwares for
 Label Spaces" (ICML 2023). Submitters call `specify`, users `specify_user` and `match`.
 """
 
-from jaxspec import evaluation, reuse
+from jaxspec import evaluation, interop, reuse
 from jaxspec.index import Index
 from jaxspec.kernels import (
     Gaussian,
@@ -50,6 +50,7 @@ __all__ = [
     "fit_proxy",
     "gram",
     "inner_product",
+    "interop",
     "match",
     "median_bandwidth",
     "mmd",
