@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jaxspec.checks import as_features, as_size
+from jaxspec.checks import as_features, as_size, is_concrete
 
 __all__ = [
     "PictureFolder",
@@ -82,8 +83,10 @@ class Projection:
     directions: NDArray[np.float64]
     scale: float
 
-    def apply(self, features: ArrayLike) -> NDArray[Any]:
+    def apply(self, features: ArrayLike) -> Any:
         """Project (n, d) features to (n, c), in float32 (float64 features under x64: float64).
+
+        Under `jit`, `vmap` and `grad` too; else the result is a numpy array.
 
         Raises:
             TypeError: if features are not real numbers.
@@ -91,7 +94,10 @@ class Projection:
         """
         rows = as_features("features", features, dimension=len(self.origin))
         centred = rows - self.origin.astype(rows.dtype)
-        return np.asarray(centred @ (self.scale * self.directions).astype(rows.dtype))
+        directions = (self.scale * self.directions).astype(rows.dtype)
+        if is_concrete(rows):
+            return np.asarray(centred @ directions)
+        return jnp.matmul(centred, directions, precision="highest")
 
     __call__ = apply
 

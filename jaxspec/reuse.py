@@ -296,7 +296,12 @@ def fine_tune(
     """
     classes, limit = as_size("num_classes", num_classes, minimum=2), as_size("max_steps", max_steps)
     as_size("folds", folds, minimum=2)
-    inputs = jnp.asarray(inputs)
+    if not callable(apply):
+        raise TypeError(f"apply: expected a function, got a {type(apply).__name__}")
+    try:
+        inputs = jnp.asarray(inputs)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"inputs: expected an array, got {inputs!r:.80}: {error}") from None
     rows = inputs.shape[0] if inputs.ndim else 0
     if rows == 0:
         raise ValueError(f"inputs: expected at least one example, got shape {inputs.shape}")
@@ -479,7 +484,9 @@ def assemble(
     """
     scores, _, similarity, names = _one_user(result, user)
     features = np.asarray(as_features("features", features))
-    labels = np.asarray(as_labels("labels", labels, rows=len(features), num_classes=len(names)))
+    labels = as_labels(
+        "labels", labels, rows=len(features), num_classes=len(names), every_class=True
+    )
     top = np.argsort(-scores, kind="stable")[: as_size("size", size)]
     ids = [result.ids[i] for i in top]
     counts = [len(result.market.class_names(learnware)) for learnware in ids]
@@ -532,7 +539,7 @@ def calibrate(
     rows, columns = features.shape
     classes = as_size("num_classes", num_classes, minimum=2)
     folds = as_size("folds", folds, minimum=2)
-    labels = np.asarray(as_labels("labels", labels, rows=rows, num_classes=classes))
+    labels = as_labels("labels", labels, rows=rows, num_classes=classes, every_class=True)
     origin = features.mean(axis=0)
     scale = float(np.sqrt(np.square(features - origin).mean(axis=0).sum())) or 1.0
     inputs = (features - origin) / scale

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -381,3 +382,17 @@ def test_the_module_loads_neither_pillow_nor_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_projections_go_through_transformations():
+    """A pipeline may have the projection inside its jitted function."""
+    rows = np.random.default_rng(0).normal(size=(30, 7)).astype(np.float32) + 5
+    projection = features.center_and_project(rows, components=3)
+    want = projection.apply(rows)
+    assert type(want) is np.ndarray
+    np.testing.assert_allclose(jax.jit(projection.apply)(rows), want, atol=1e-5)
+    both = jax.vmap(projection.apply)(np.stack([rows, 2 * rows]))
+    np.testing.assert_allclose(both[1], projection.apply(2 * rows), atol=1e-5)
+    slope = jax.grad(lambda z: projection.apply(z).sum())(rows)
+    oracle = projection.scale * projection.directions.sum(axis=1)
+    np.testing.assert_allclose(slope, np.broadcast_to(oracle, rows.shape), atol=1e-6)

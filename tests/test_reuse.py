@@ -274,6 +274,10 @@ def test_bad_input_to_fine_tuning_is_named():
         call(folds=1)
     with pytest.raises(ValueError, match="NaN"):
         call(inputs=np.where(np.arange(40)[:, None] == 7, np.nan, features))
+    with pytest.raises(TypeError, match="apply: expected a function, got a NoneType"):
+        call(apply=None)
+    with pytest.raises(ValueError, match="inputs: expected an array, got None"):
+        call(inputs=None)
 
 
 def stranger_task(n):
@@ -370,7 +374,7 @@ def test_bad_input_to_an_assembly_is_named(market, models, assembled):
     features, labels = stranger_task(80)
     with pytest.raises(ValueError, match="labels"):
         reuse.assemble(result, models, features, features, labels[:-1])
-    with pytest.raises(ValueError, match="none of"):
+    with pytest.raises(ValueError, match=r"^labels: .*none of \[3\]"):
         reuse.assemble(result, models, features, features, np.minimum(labels, 2))
     with pytest.raises(ValueError, match="size"):
         reuse.assemble(result, models, features, features, labels, size=0)
