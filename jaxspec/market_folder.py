@@ -21,7 +21,8 @@ from jaxspec.market_arrays import ROW_FIELDS, MarketArrays
 
 __all__ = ["Folder", "OnDisk"]
 
-CHUNKS = 4  # stored chunks that are decoded together where single rows are read
+CHUNKS = 16  # stored chunks that are decoded together where single rows are read
+CACHE_BYTES = 1 << 26  # of decoded chunks an array: one of the first files, which had such chunks
 Rows = dict[str, np.ndarray]
 
 
@@ -82,7 +83,7 @@ class Folder:
     def open(self, names: Sequence[str]) -> dict[str, Any]:
         """Return TensorStores of those of the arrays that there are.
 
-        Each keeps the chunk that it decoded last: blocks need not end where chunks end.
+        Each keeps the chunks that it decoded last: blocks need not end where chunks end.
         """
         import tensorstore
 
@@ -97,7 +98,7 @@ class Folder:
                     {
                         "driver": "zarr",
                         "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"},
-                        "context": {"cache_pool": {"total_bytes_limit": store.CHUNK_BYTES}},
+                        "context": {"cache_pool": {"total_bytes_limit": CACHE_BYTES}},
                     },
                     open=True,
                     read=True,
@@ -107,16 +108,25 @@ class Folder:
                 opened[name] = found
         return opened
 
-    def finish(self, reading: dict[str, Any]) -> Rows:
-        """Wait for arrays that are being read and check them."""
+    def wait(self, reading: dict[str, Any]) -> Rows:
+        """Wait for arrays that are being read."""
         with store._naming(self.target):
-            rows = {name: np.asarray(one.result()) for name, one in reading.items()}
+            return {name: np.asarray(one.result()) for name, one in reading.items()}
+
+    def check(self, rows: Rows) -> None:
+        """Check that numbers which were read are finite."""
+        with store._naming(self.target):
             for name, value in rows.items():
                 if value.dtype.kind not in "iub":
                     store._check_finite(name, value)
-        return self._whole_rows(rows)
 
-    def _whole_rows(self, rows: Rows) -> Rows:
+    def finish(self, reading: dict[str, Any]) -> Rows:
+        """Wait for arrays that are being read and check them."""
+        rows = self.wait(reading)
+        self.check(rows)
+        return self.whole_rows(rows)
+
+    def whole_rows(self, rows: Rows) -> Rows:
         """Return rows with what the first files do not hold of their points."""
         first = not {"scales", "square_norms"} <= set(self.header.arrays)
         if first and "points" in rows:
@@ -137,4 +147,4 @@ class Folder:
             cuts = np.flatnonzero(np.diff(chunk // CHUNKS)) + 1  # chunks are decoded whole
             parts = [self.finish({name: one[some].read()}) for some in np.split(wanted, cuts)]
             found[name] = np.concatenate([part[name] for part in parts])[places]
-        return self._whole_rows(found)
+        return self.whole_rows(found)

@@ -364,6 +364,32 @@ def test_nan_on_disk_is_named(saved, tmp_path, monkeypatch):
             js.stream_top_k(tmp_path / field, made_user(1), block_size=6)
 
 
+def test_nothing_of_a_block_with_nan_is_kept(saved, tmp_path, monkeypatch):
+    _, market = saved()
+    broken = js.Market.from_specifications(dict(market.items()))
+    values = np.array(broken.arrays.points)
+    values[14] = np.inf
+    broken._storage.arrays = dataclasses.replace(broken.arrays, points=values)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_check_finite", lambda *_: None)
+        broken.save(tmp_path / "m")
+    resume, seen = tmp_path / "stream.npz", []
+    for _ in range(2):  # the second call goes on from the state, and stops at the same block
+        with pytest.raises(ValueError, match="points: expected finite numbers"):
+            js.stream_top_k(
+                tmp_path / "m",
+                made_user(1),
+                method="rkme",
+                block_size=6,
+                resume=resume,
+                progress=lambda done, _: seen.append(done),
+            )
+        assert seen == [6, 12]
+        with np.load(resume) as state:
+            assert state["done"].tolist() == [12]
+            assert np.isfinite(state["0 squared_mmd"]).all()
+
+
 def test_damage_is_found_by_verifying(saved, tmp_path):
     path, _ = saved()
     copy = shutil.copytree(path, tmp_path / "m")
@@ -385,6 +411,8 @@ def test_damage_is_found_by_verifying(saved, tmp_path):
         (lambda f: f["ids"].__setitem__(1, "m0"), "ids: expected different"),
         (lambda f: f["class_names"].pop(), "class_ids"),
         (lambda f: f["facts"]["size"].__setitem__(0, 99), "size: expected values in"),
+        (lambda f: f["facts"]["num_examples"].__setitem__(COUNT - 1, True), "num_examples: exp"),
+        (lambda f: f["facts"]["fidelity"].__setitem__(7, "good"), "fidelity: expected"),
         (lambda f: f.update(kernel="Popen"), "kernel: expected one of"),
         (lambda f: f.update(probe=None), "probe: does not fit"),
         (lambda f: f["arrays"]["weights"].__setitem__(1, "int32"), "weights: expected"),
