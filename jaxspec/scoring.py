@@ -2,7 +2,7 @@
 
 `embed` compares embeddings, `find_peers` and `compare_classes` class vectors and proxies, chunk by
 chunk, and `combine` makes scores of the parts; `score` is all of it on one device or, inside
-`shard_map`, on a device's share of the market. Scores, larger is better:
+`shard_map`, on a device's share of the market, `score_rows` on some rows. Larger is better:
 
     "rkme"        - |Phi_T - Phi_l|^2, the baseline.
     "classwise"   the paper's: mean similarity of the class vectors + CLOSENESS cos(Phi_T, Phi_l).
@@ -54,6 +54,7 @@ __all__ = [
     "find_peers",
     "score",
     "score_market",
+    "score_rows",
 ]
 
 Array = Any
@@ -197,12 +198,42 @@ def score(
         method: one of `METHODS`.
         axis: name (or names) of the mesh's axes inside `shard_map`, else None.
     """
-    if axis is not None:  # row r of device k is slot r K + k
-        length = -(-(length - jax.lax.axis_index(axis)) // jax.lax.axis_size(axis))
+    if axis is None:
+        return score_rows(market, users, length, alive, calibration, method=method)
+    device, devices = jax.lax.axis_index(axis), jax.lax.axis_size(axis)
+    length = -(-(length - device) // devices)  # row r of device k is slot r K + k
+    slots = jnp.arange(alive.shape[0]) * devices + device
+    return score_rows(market, users, length, alive, calibration, slots, method=method, axis=axis)
+
+
+def score_rows(
+    market: MarketArrays,
+    users: UserArrays,
+    length: Array,
+    alive: Array,
+    calibration: Calibration,
+    slots: Array | None = None,
+    *,
+    method: str,
+    axis: Any = None,
+) -> Scores:
+    """Score the first `length` rows, some of a market's or of one device's, in any order.
+
+    Args:
+        market: stacked arrays of these rows; every device has as many.
+        users: Q stacked users.
+        length: scalar int32, this device's own; rows from here on are not computed.
+        alive: (rows,) bool.
+        calibration: of the whole market.
+        slots: (rows,) of the rows, to tell which of equals came first; with an axis only. Rows of
+            one device have to be in this order.
+        method: one of `METHODS`.
+        axis: as in `score`.
+    """
     embedded = embed(market, users, length)
     peers = best = None
     if method == "likelihood" and _has_probes(market):
-        peers = find_peers(market, users, embedded, alive, calibration, axis=axis)
+        peers = find_peers(market, users, embedded, alive, calibration, slots, axis=axis)
     parts = compare_classes(market, users, length, method, peers)
     if peers is not None:
         best = best_agreement(parts, peers, market.has_probe, alive, axis=axis)
@@ -440,6 +471,7 @@ def find_peers(
     embedded: Embedded,
     alive: Array,
     calibration: Calibration,
+    slots: Array | None = None,
     *,
     axis: Any = None,
 ) -> Peers:
@@ -466,12 +498,11 @@ def find_peers(
     )
     if axis is None:
         return peers
+    assert slots is not None
     place = jax.lax.axis_index(axis)
     peers = dataclasses.replace(peers, row=peers.row + place * squared_mmd.shape[0])
-    everywhere = jax.lax.all_gather(peers, axis)  # (K, Q, ...)
+    everywhere, slot = jax.lax.all_gather((peers, slots[row]), axis)  # (K, Q, ...)
     # On equal distance the learnware that came first, as on one device.
-    slot = (everywhere.row % squared_mmd.shape[0]) * jax.lax.axis_size(axis)
-    slot = slot + jnp.arange(slot.shape[0])[:, None]
     least = everywhere.squared_mmd.min(axis=0)
     slot = jnp.where(everywhere.squared_mmd == least, slot, jnp.iinfo(jnp.int32).max)
     return _chosen(everywhere, slot.argmin(axis=0))

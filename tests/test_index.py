@@ -11,8 +11,7 @@ from test_probe import specification_with_probe
 
 import jaxspec as js
 from benchmarks import made_market
-from jaxspec import index as indices
-from jaxspec import index_codes, market_storage, matching
+from jaxspec import index_codes, index_search, market_storage, matching
 
 
 @functools.cache
@@ -145,12 +144,9 @@ def test_bad_input_is_named():
         index().search(users(1)[0], recall=1.5)
     with pytest.raises(ValueError, match="feature space"):
         index().search(made_user(1))
-    mesh = jax.make_mesh((1,), ("market",))
-    with pytest.raises(ValueError, match="spread"):
-        js.Index.build(js.Market.from_specifications({"m": made_specification(0)}).shard(mesh))
 
 
 def test_the_largest_are_found_by_groups():
     values = jax.random.normal(jax.random.key(0), (64 * 50,))
     want = np.argsort(-np.asarray(values), kind="stable")[:20]
-    np.testing.assert_array_equal(indices._largest(values, 20), want)
+    np.testing.assert_array_equal(index_search._largest(values, 20), want)

@@ -355,10 +355,10 @@ EXPLICIT = jax.sharding.AxisType.Explicit
 CHECKS = {name: value for name, value in list(globals().items()) if name.startswith("check_")}
 
 
-def run_checks():
+def run_checks(checks):
     assert jax.device_count() == DEVICES
     outcome = {}
-    for name, check in CHECKS.items():
+    for name, check in checks.items():
         began = time.perf_counter()
         try:
             check()
@@ -411,6 +411,11 @@ def run_process(port, which, folder):
     check_scores(js.match(smaller, USERS, method="likelihood"), "smaller")
     stacked = js.Market.from_stacked(drawn_batches(COUNT), count=COUNT, mesh=mesh)
     check_best(js.top_k(stacked, USERS, 5, method="likelihood"), "stacked")
+    index = js.Index.build(spread)
+    check_best([first_of(one, 5) for one in index.search(USERS, 5, method="likelihood")],
+               "likelihood")  # fmt: skip
+    index = index.add("m21", drawn(21))
+    check_best([first_of(one, 5) for one in index.search(USERS, 5, method="likelihood")], "grown")
     print("done", flush=True)
 
 
@@ -425,9 +430,16 @@ def environment(flags=""):
     }
 
 
-def start(*arguments, flags=""):
+def first_of(found, k):
+    """Return the first k of a match."""
+    names = ("scores", "squared_mmd", "class_similarity", "class_map")
+    some = {name: getattr(found, name)[:k] for name in names}
+    return dataclasses.replace(found, ids=found.ids[:k], **some)
+
+
+def start(*arguments, flags="", file=__file__):
     return subprocess.Popen(
-        [sys.executable, __file__, *map(str, arguments)],
+        [sys.executable, file, *map(str, arguments)],
         env=environment(flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if arguments[0] == "process" else None,
@@ -435,15 +447,21 @@ def start(*arguments, flags=""):
     )
 
 
-@pytest.fixture(scope="module")
-def outcome():
-    child = start("devices", flags=f"--xla_force_host_platform_device_count={DEVICES}")
+def outcome_of(file):
+    """Run a file's checks on eight devices and return what became of each."""
+    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    child = start("devices", flags=flags, file=file)
     try:
         said, _ = child.communicate(timeout=TIMEOUT)
     finally:
         child.kill()
     assert child.returncode == 0
     return json.loads(said.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    return outcome_of(__file__)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -483,6 +501,6 @@ def test_on_four_processes(tmp_path):
 if __name__ == "__main__":
     embeddings.WIDTHS = (128,)  # one size of the last block of columns to compile, not eight
     if sys.argv[1] == "devices":
-        run_checks()
+        run_checks(CHECKS)
     else:
         run_process(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

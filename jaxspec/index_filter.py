@@ -1,0 +1,182 @@
+"""The filter of an index: how a method's score follows from codes, and how deep the best lie.
+
+Both are found out from the market itself. Some of its learnwares act as users; the rest is scored
+for them exactly, a linear model of the codes' inner products is fitted to the scores, and where the
+exact best lie in the order of the model says how many candidates a recall needs. A pseudo-user is
+shown a market like its user's: without itself, and where class names are not to count, without
+every learnware that has a class of its name, as the market has none for a user of other classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxspec import market_storage
+from jaxspec.index_rows import Codes
+from jaxspec.index_search import FEATURES, Filter, features_of
+from jaxspec.kernels import ReducedSet
+from jaxspec.market import Market
+from jaxspec.market_arrays import decode_points
+from jaxspec.matching import alive_rows, stack_users
+from jaxspec.proxy import Proxy
+from jaxspec.specification import UserSpecification
+from jaxspec.spread import score_spread
+
+__all__ = ["CALIBRATED", "PSEUDO_USERS", "TOP", "fit_filter", "fit_weights", "pseudo_users"]
+
+Array = Any
+PSEUDO_USERS = 64
+CALIBRATED = 16384  # learnwares among which they look for the best
+TOGETHER = 16  # pseudo-users that are scored in one pass
+TOP = 10  # the exact best whose depth is measured
+LEAST_SHOWN = 4 * TOP  # learnwares that a pseudo-user of other names has to see
+
+
+def fit_filter(
+    market: Market, codes: Codes, method: str, *, by_name: bool
+) -> tuple[Filter, np.ndarray]:
+    """Return the filter of a method and the depth that each pseudo-user needed, (P,).
+
+    In a market of more than `CALIBRATED` learnwares they look at an even sample of so many, and
+    depths are in proportion.
+
+    Args:
+        market: of the index.
+        codes: its codes.
+        method: of the score.
+        by_name: whether users' class names are known to the market.
+    """
+    some = _sample_of(market)
+    if some is not market:
+        codes = Codes(some, codes.encoder)
+    acting = market_storage.spaced(some.slots, min(PSEUDO_USERS, max(len(some) // 4, 1)))
+    users = pseudo_users(some, acting)
+    shown = _shown(some, acting, by_name)
+    alive = alive_rows(some)
+    if len(some) > len(acting):
+        alive[some._storage.rows(acting)] = False
+    features: list[np.ndarray] = []
+    exact: list[np.ndarray] = []
+    for start in range(0, len(users), TOGETHER):
+        part = users[start : start + TOGETHER]
+        padded = part + part[:1] * (TOGETHER - len(part))
+        label_spaces = "homogeneous" if by_name else "heterogeneous"
+        stacked = stack_users(some, padded, label_spaces=label_spaces)
+        scores = score_spread(
+            some.arrays,
+            stacked,
+            np.int32(some.length),
+            alive,
+            market.calibration,
+            method=method,
+            mesh=some.mesh,
+        ).scores
+        scores = np.asarray(scores, np.float64)
+        found = features_of(
+            some.arrays,
+            codes.encoder,
+            codes.codes,
+            codes.spaces,
+            codes.table,
+            stacked,
+            mesh=some.mesh,
+        )
+        found = np.asarray(found, np.float64)
+        for row in range(len(part)):
+            keep = some.rows[shown[start + row]]
+            exact.append(scores[row, keep])
+            features.append(found[row, keep])
+    weights = fit_weights(features, exact)
+    needed = [
+        _depth(x @ weights, y) * max(1.0, len(market) / len(y))
+        for x, y in zip(features, exact, strict=True)
+    ]
+    return Filter(weights.astype(np.float32)), np.array(needed)
+
+
+def fit_weights(features: list[np.ndarray], exact: list[np.ndarray]) -> np.ndarray:
+    """Return weights, (FEATURES,), of the regression of exact scores on features.
+
+    The best learnwares of a user count most, and its own offset does not: it does not change the
+    order.
+
+    Args:
+        features: (n, FEATURES) of every user, float64.
+        exact: (n,) scores of every user.
+    """
+    moments = np.zeros((FEATURES, FEATURES + 1))
+    for x, y in zip(features, exact, strict=True):
+        weight = np.empty(len(y))
+        weight[np.argsort(-y, kind="stable")] = 1.0 / (TOP + np.arange(len(y)))
+        weight /= weight.sum()
+        x, y = x - weight @ x, y - weight @ y
+        moments += (x * weight[:, None]).T @ np.column_stack([x, y])
+    scale = np.sqrt(np.maximum(np.diagonal(moments), 1e-12))
+    matrix = moments[:, :FEATURES] / scale[:, None] / scale + 1e-6 * np.eye(FEATURES)
+    return np.asarray(np.linalg.solve(matrix, moments[:, FEATURES] / scale) / scale)
+
+
+def _depth(guess: np.ndarray, exact: np.ndarray) -> int:
+    """Return how many of the first in the guessed order hold the exact best `TOP`."""
+    best = np.argsort(-exact, kind="stable")[:TOP]
+    return 1 + int((guess > guess[best].min()).sum())
+
+
+def _sample_of(market: Market) -> Market:
+    """Return the market, or one of an even sample of its learnwares, spread likewise."""
+    slots = market_storage.spaced(market.slots, CALIBRATED)
+    if len(slots) == market.length:
+        return market
+    sample = market_storage.copy(market._storage, slots, mesh=market.mesh)
+    some = Market(sample, len(slots), frozenset(), market.kernel, market.feature_space)
+    some._calibration = market.calibration
+    return some
+
+
+def _shown(market: Market, acting: np.ndarray, by_name: bool) -> list[np.ndarray]:
+    """Return which learnwares each pseudo-user is shown, as places in `market.slots`."""
+    facts = market._storage.facts
+    others = ~np.isin(market.slots, acting)
+    if not others.any():
+        others[:] = True
+    if by_name:
+        return [np.flatnonzero(others)] * len(acting)
+    spaces = list(dict.fromkeys(facts[slot].class_names for slot in market.slots))
+    numbers = {names: i for i, names in enumerate(spaces)}
+    space = np.array([numbers[facts[slot].class_names] for slot in market.slots])
+    shown = []
+    for slot in acting:
+        own = set(facts[slot].class_names)
+        apart = np.array([own.isdisjoint(names) for names in spaces])
+        strangers = others & apart[space]
+        # Where nearly everybody shares a class, a few strangers would say little about depths.
+        shown.append(np.flatnonzero(strangers if strangers.sum() >= LEAST_SHOWN else others))
+    return shown
+
+
+def pseudo_users(market: Market, slots: np.ndarray) -> list[UserSpecification]:
+    """Return users whose examples are learnwares' reduced sets, labelled by their own proxies."""
+    rows = market_storage.take(market._storage, slots, together=True)
+    points = decode_points(rows["points"], rows["scales"]) + np.asarray(market.arrays.origin)
+    users = []
+    for i, slot in enumerate(slots):
+        facts = market._storage.facts[slot]
+        size, classes = facts.size, len(facts.class_names)
+        proxy = Proxy(
+            rows["class_vectors"][i, :classes].astype(np.float32).T, rows["class_bias"][i, :classes]
+        )
+        own = points[i, :size]
+        users.append(
+            UserSpecification(
+                ReducedSet(own, rows["weights"][i, :size]),
+                proxy,
+                market.kernel,
+                (own @ proxy.weights + proxy.bias).argmax(axis=1).astype(np.int32),
+                facts.class_names,
+                market.feature_space,
+                num_examples=size,
+            )
+        )
+    return users
