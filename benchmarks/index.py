@@ -1,6 +1,11 @@
-"""Which codes should an index filter by? Encodings of learnwares, by how deep the exact best lie.
+"""Which codes should an index filter by, and does it find the best? By how deep these lie.
 
     python -m benchmarks.index --output benchmarks/results/index.json
+
+Cases: "shifts" and "shapes" compare encodings on a market of `made_market`, whose distributions
+differ by a shift, and on one of `made_shapes` without a probe, where they differ in shape; "search"
+judges `Index.search` itself on markets of `made_shapes` (`benchmarks.index_recall`), on draws that
+chose nothing (draw 0 did). A case that is not run keeps its figures in the output.
 
 Inner products of encodings order the learnwares of a made market. The depth is how many from the
 top a user has to score again so that the exact best ten are all among them: ten at best. Random
@@ -29,6 +34,7 @@ codes; every filter also reads a learnware's label space and |Phi|^2.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,12 +46,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxspec as js
-from benchmarks import made_market
+from benchmarks import index_recall, made_market, made_shapes
 from benchmarks.yardstick import print_table, progress, write_json
-from jaxspec import index as library
 from jaxspec.calibration import witness
 from jaxspec.index_codes import EMBEDDING, encode_rows, encode_users
+from jaxspec.index_filter import PSEUDO_USERS, TOP, fit_weights, pseudo_users
+from jaxspec.index_rows import encoder_of
+from jaxspec.index_search import _features
 from jaxspec.market_arrays import ROW_FIELDS
+from jaxspec.market_storage import spaced
 from jaxspec.matching import stack_users
 from jaxspec.probe import whitening
 from jaxspec.scoring import UserArrays
@@ -56,6 +65,7 @@ Rows = dict[str, Array]  # {field: (b, ...)} of `MarketArrays`
 BLOCK = 256  # learnwares that are encoded at a time
 WITHIN = 256  # candidates, for the share of users whose best ten are among them
 DRAWS = 3  # of random encodings
+CASES = ("shifts", "shapes", "search")
 
 
 class Encoding(NamedTuple):
@@ -78,7 +88,7 @@ class Piece(NamedTuple):
     """An encoding's inner products, and what it takes; nothing where it is exact."""
 
     users: np.ndarray  # (Q, M)
-    pseudo: np.ndarray  # (P, M) of the learnwares that act as users
+    pseudo: np.ndarray  # (P, M - P) of the learnwares that act as users, with the others
     floats: int | None = None
     seconds: float | None = None  # a thousand learnwares
 
@@ -88,7 +98,7 @@ class Piece(NamedTuple):
 
 def ours(market: js.Market, rows: Rows, seed: int, *, piece: slice) -> Encoding:
     """Return a piece of the library's codes: eigenfunctions, or the sketch of class names."""
-    encoder = jax.tree.map(jnp.asarray, library._encoder(market))
+    encoder = jax.tree.map(jnp.asarray, encoder_of(market))
     return Encoding(
         lambda block: encode_rows(encoder, market.kernel, block)[:, piece],
         lambda users: jnp.concatenate(encode_users(encoder, market.arrays, users), 1)[:, piece],
@@ -253,11 +263,13 @@ def encode(own: Callable[[Rows], Array], rows: Rows) -> tuple[np.ndarray, float]
     return codes, (time.perf_counter() - began) * 1e3 / total
 
 
-def piece_of(encoding: Encoding, rows: Rows, both: Sequence[UserArrays]) -> Piece:
-    """Encode the market and both kinds of users."""
+def piece_of(
+    encoding: Encoding, rows: Rows, both: Sequence[UserArrays], shown: np.ndarray
+) -> Piece:
+    """Encode the market and both kinds of users; pseudo-users see the `shown` learnwares."""
     codes, seconds = encode(encoding.own, rows)
     users, pseudo = (np.asarray(jax.jit(encoding.asked)(one)) @ codes.T for one in both)
-    return Piece(users, pseudo, codes.shape[1], seconds)
+    return Piece(users, pseudo[:, shown], codes.shape[1], seconds)
 
 
 def chamfer(rows: Rows, users: UserArrays) -> np.ndarray:
@@ -296,25 +308,24 @@ def exact_of(market: js.Market, users: Sequence[js.UserSpecification], norms: np
     return Exact(*(np.stack(one) for one in zip(*parts, strict=True)))
 
 
-def filtered(near: Piece, alike: Piece, norms: np.ndarray, users: Exact, pseudo: Exact) -> Array:
+def filtered(
+    near: Piece,
+    alike: Piece,
+    norms: np.ndarray,
+    shown: np.ndarray,
+    users: Exact,
+    pseudo: Exact,
+) -> Array:
     """Return guesses of the scores, (Q, M), by the filter of two pieces, fitted to pseudo-users."""
-    features = library._features(near.pseudo, alike.pseudo, pseudo.share, norms)
-    moments = np.zeros((6, 7))
-    for x, y in zip(np.asarray(features, float), pseudo.scores.astype(float), strict=True):
-        weight = np.empty(len(y))
-        weight[np.argsort(-y, kind="stable")] = 1.0 / (library.TOP + np.arange(len(y)))
-        weight /= weight.sum()
-        x, y = x - weight @ x, y - weight @ y  # a user's own offset does not change its order
-        moments += (x * weight[:, None]).T @ np.column_stack([x, y])
-    scale = np.sqrt(np.maximum(np.diagonal(moments), 1e-12))
-    matrix = moments[:, :6] / scale[:, None] / scale + 1e-6 * np.eye(6)
-    weights = np.linalg.solve(matrix, moments[:, 6] / scale) / scale
-    return np.asarray(library._features(near.users, alike.users, users.share, norms)) @ weights
+    features = _features(near.pseudo, alike.pseudo, pseudo.share, norms[shown])
+    features = np.asarray(features, float)
+    weights = fit_weights(list(features), list(pseudo.scores.astype(float)))
+    return np.asarray(_features(near.users, alike.users, users.share, norms)) @ weights
 
 
 def depths(guesses: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """Return the largest rank of one of each user's exact best ten in the guessed order, (Q,)."""
-    best = np.argsort(-exact, axis=1, kind="stable")[:, : library.TOP]
+    best = np.argsort(-exact, axis=1, kind="stable")[:, :TOP]
     least = np.take_along_axis(guesses, best, axis=1).min(axis=1, keepdims=True)
     return 1 + (guesses > least).sum(axis=1)
 
@@ -334,16 +345,18 @@ def summary(guesses: Sequence[np.ndarray], exact: np.ndarray, *pieces: Piece) ->
 def compare(market: js.Market, users: Sequence[js.UserSpecification]) -> dict[str, Any]:
     """Return the rows of both tables, {aim: {codes: summary}}."""
     rows = {name: np.asarray(getattr(market.arrays, name))[market.rows] for name in ROW_FIELDS}
-    ids, norms = np.array(market.ids), rows["self_terms"]
-    spaced = library.market_storage.spaced(ids, library.PSEUDO_USERS)
-    people = (users, [library._as_user(market, str(one)) for one in spaced])
+    norms = rows["self_terms"]
+    acting = spaced(market.slots, PSEUDO_USERS)
+    shown = ~np.isin(market.slots, acting)
+    people = (users, pseudo_users(market, acting))
     judges, pseudo = (exact_of(market, some, norms) for some in people)
+    pseudo = Exact(*(one[:, shown] for one in pseudo))
     stacked = [stack_users(market, some, label_spaces="homogeneous") for some in people]
     near: dict[str, list[Piece]] = {}
     for name, makers in NEAR.items():
         progress(name)
         made = [make(market, rows, seed) for seed, make in enumerate(makers)]
-        near[name] = [piece_of(one, rows, stacked) for one in made]
+        near[name] = [piece_of(one, rows, stacked, shown) for one in made]
     by_closeness = {
         name: summary([one.users for one in drawn], judges.closeness, drawn[0])
         for name, drawn in near.items()
@@ -351,40 +364,67 @@ def compare(market: js.Market, users: Sequence[js.UserSpecification]) -> dict[st
     progress("Chamfer")
     by_closeness["Chamfer"] = summary([chamfer(rows, stacked[0])], judges.closeness)
     progress("filters")
-    alike = {name: piece_of(make(market, rows, 0), rows, stacked) for name, make in CLASSES.items()}
+    alike = {
+        name: piece_of(make(market, rows, 0), rows, stacked, shown)
+        for name, make in CLASSES.items()
+    }
     alike["none"] = Piece(np.zeros_like(judges.share), np.zeros_like(pseudo.share))
     pairs = [(one, kind) for one in IN_FILTER for kind in alike]
     near["exact"] = [Piece(judges.closeness, pseudo.closeness)]
     alike["exact"] = Piece(judges.similarity, pseudo.similarity)
     by_score = {}
     for one, kind in [*pairs, ("exact", "exact")]:
-        guesses = [filtered(draw, alike[kind], norms, judges, pseudo) for draw in near[one]]
+        guesses = [filtered(draw, alike[kind], norms, shown, judges, pseudo) for draw in near[one]]
         by_score[f"{one} + {kind}"] = summary(guesses, judges.scores, near[one][0], alike[kind])
     return {"closeness": by_closeness, "default score": by_score}
 
 
+def made(case: str, count: int, people: int) -> tuple[js.Market, list[js.UserSpecification]]:
+    """Return the market and the users of a case."""
+    progress(f"{case}: making {count} learnwares")
+    if case == "shifts":
+        world = made_market.make_world()
+        return made_market.make_market(world, count), made_market.make_users(world, people, seed=3)
+    shapes = made_shapes.make_world(seed=1)
+    market = made_shapes.make_market(shapes, count, probe=False, seed=101)
+    return market, made_shapes.make_users(shapes, people, seed=201)
+
+
+def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
+    table = [
+        (name, *(f"{cell:,}" if isinstance(cell, int) else cell for cell in row.values()))
+        for name, row in rows.items()
+    ]
+    print_table(title, ("", *next(iter(rows.values()))), table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--learnwares", type=int, default=20_000)
-    parser.add_argument("--users", type=int, default=100)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--draws", type=int, nargs="+", default=(1, 2), help='of "search"')
+    parser.add_argument("--learnwares", type=int, default=5000)
+    parser.add_argument("--users", type=int, default=64)
     parser.add_argument("--quick", action="store_true", help="small sizes, to check the script")
     parser.add_argument("--output", type=Path, help="write the figures here as JSON")
     options = parser.parse_args()
     count, people = (1000, 16) if options.quick else (options.learnwares, options.users)
-    world = made_market.make_world()
-    progress(f"making {count} learnwares")
-    market = made_market.make_market(world, count)
-    found = compare(market, made_market.make_users(world, people, seed=3))
-    for aim, rows in found.items():
-        table = [
-            (name, *(f"{cell:,}" if isinstance(cell, int) else cell for cell in row.values()))
-            for name, row in rows.items()
-        ]
-        title = f"{aim}: depth of the best {library.TOP} of {count:,} learnwares, {people} users"
-        print_table(title, ("codes", *next(iter(rows.values()))), table)
+    results = {}
+    if options.output and options.output.exists():
+        results = json.loads(options.output.read_text())["results"]
+    for case in options.cases:
+        if case == "search":
+            for draw in options.draws:
+                found = index_recall.measure(count, people, draw)
+                results[f"search, draw {draw}"] = found
+                show(f"search, draw {draw}: {count:,} learnwares", found)
+            continue
+        results[case] = compare(*made(case, count, people))
+        for aim, rows in results[case].items():
+            title = f"{case}, {aim}: depth of the best {TOP} of {count:,} learnwares"
+            show(f"{title}, {people} users", rows)
     if options.output:
         settings = {"learnwares": count, "users": people, "draws": DRAWS, "within": WITHIN}
-        write_json(options.output, {"settings": settings, "results": found})
+        write_json(options.output, {"settings": settings, "results": results})
 
 
 if __name__ == "__main__":

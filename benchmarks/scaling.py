@@ -9,12 +9,15 @@ the best ten by embeddings ("rkme") and by the default score, for 1 and 16 users
                (N / 8 a device). On a CPU these are host devices, one child process a K; otherwise
                the first K of the devices that there are. In turn with it, the market unsharded.
     processes  the same N learnwares over 1, 2, 4 local processes with `jax.distributed`, on the CPU
-    stream     `js.stream_top_k` from a folder at several block sizes, on the default device, beside
-               reading the same arrays in the same blocks alone (files in the page cache) and
-               `js.top_k` on the loaded market; "open" is reading what is no row: ids and facts.
-               overlap = (read + score - stream) / min(read, score): 1 if the shorter is hidden,
-               negative if the stream takes longer than both after each other. And the peak memory
-               of a process that does nothing but stream.
+    stream     `js.stream_top_k` from a folder, in float32 and int8, at the default block size (0)
+               and at a quarter of the market, on the default device, beside reading the same
+               arrays in the same blocks alone and `js.top_k` on the loaded market; "open" is
+               reading what is no row: ids and facts. With files in the page cache ("warm"), where
+               reading is processor work, and without ("cold": the page cache is asked before
+               every call to forget the market's files), where it waits for the disk.
+               overlap = (open + read + score - stream) / min(read, score): 1 if the shorter is
+               hidden, negative if the stream takes longer than all after each other. And the peak
+               memory of a process that does nothing but stream.
 
 Folds and overlaps are of the fastest repeats. fold = t1 / tK, for weak scaling K t1 / tK: work a
 second beside one device's, which another child measured; "to unsharded" is unsharded / spread of
@@ -50,11 +53,13 @@ from benchmarks import machine, made_market
 from benchmarks.yardstick import Timed, print_table, progress, take_turns, write_json
 from jaxspec.market import ROW_FIELDS
 from jaxspec.market_folder import Folder
+from jaxspec.stream import BLOCK_BYTES
 from jaxspec.stream_blocks import CLASSES, EMBEDDING
 
 POINTS, DIMENSION, K = 50, 64, 10
 DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2, 4)
-PARTS = (64, 16, 4)  # of a market on disk: a block is one of so many
+BLOCK_PARTS = 4  # of a market on disk: a block is one of so many, beside the default (0)
+STORAGES, CACHES = ("float32", "int8"), ("warm", "cold")
 QUERIES: dict[str, tuple[str | None, int]] = {
     "rkme, 1 user": ("rkme", 1),
     "default, 1 user": (None, 1),
@@ -73,9 +78,10 @@ def make_users() -> list[js.UserSpecification]:
     return made_market.make_users(made_market.make_world(DIMENSION), 16, size=POINTS)
 
 
-def make_market(learnwares: int) -> js.Market:
+def make_market(learnwares: int, **options: Any) -> js.Market:
     progress(f"making {learnwares} learnwares")
-    return made_market.make_market(made_market.make_world(DIMENSION), learnwares, size=POINTS)
+    world = made_market.make_world(DIMENSION)
+    return made_market.make_market(world, learnwares, size=POINTS, **options)
 
 
 def best_ids(market: js.Market, users: Sequence[Any], query: str) -> list[tuple[str, ...]]:
@@ -84,10 +90,18 @@ def best_ids(market: js.Market, users: Sequence[Any], query: str) -> list[tuple[
     return [one.ids for one in js.top_k(market, users[:count], K, method=method)]
 
 
-def times_of(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Record]:
-    """Return what `take_turns` records of calls that wait for their results, and cores busy."""
+def times_of(
+    calls: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    before: Callable[[], Any] = lambda: None,
+) -> dict[str, Record]:
+    """Return what `take_turns` records of calls that wait for their results, and cores busy.
+
+    `before` comes before every call and is not timed.
+    """
 
     def with_processor(call: Callable[[], Any], _: int) -> Timed:
+        before()
         processor, began = time.process_time(), time.perf_counter()
         call()
         return Timed(time.process_time() - processor, time.perf_counter() - began)
@@ -138,33 +152,44 @@ def read_alone(folder: Folder, names: Sequence[str], size: int) -> None:
         reading = coming
 
 
+def forget(path: Path) -> None:
+    """Ask the page cache to forget a folder's files; where it cannot be asked, they stay there."""
+    for one in path.rglob("*"):
+        if one.is_file() and hasattr(os, "posix_fadvise"):
+            with open(one, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def on_disk(job: Record) -> Record:
-    """Save a market and time the stream beside its parts: {query: {block: record}}."""
+    """Save a market and time the stream beside its parts: {query, cache, block: record}."""
     path, everybody, found = Path(job["path"]), make_users(), {}
-    make_market(job["learnwares"]).save(path)
+    make_market(job["learnwares"], storage=job["storage"]).save(path)
     market, folder = js.Market.load(path), Folder(path, False)
     for query in job["queries"]:
-        progress(query)
-        (method, count), of_query = QUERIES[query], {}
+        method, count = QUERIES[query]
         # What the stream reads of a market without probe proxies, in one pass.
         names = EMBEDDING if method == "rkme" else (*EMBEDDING, *CLASSES)
+        default = BLOCK_BYTES // folder.row_bytes(names)
         ask = partial(js.stream_top_k, path, everybody[:count], K, method=method)
+        wanted = best_ids(market, everybody, query)
         calls: dict[str, Callable[[], Any]] = {
             "open": partial(Folder, path, False),
             "score": partial(best_ids, market, everybody, query),
         }
         for size in job["blocks"]:
-            calls[f"read {size}"] = partial(read_alone, folder, names, size)
-            calls[f"stream {size}"] = partial(ask, block_size=size)
-        times = times_of(calls, job["repeats"])
-        wanted = best_ids(market, everybody, query)
-        for size in job["blocks"]:
-            parts = {name: times.get(name) or times[f"{name} {size}"] for name in TIMES}
-            read, score, stream = (parts[name]["min_s"] for name in TIMES[1:])
-            overlap = (read + score - stream) / min(read, score)
-            same = [one.ids for one in ask(block_size=size)] == wanted
-            of_query[str(size)] = {**parts, "overlap": overlap, "same_ids": same}
-        found[query] = of_query
+            calls[f"read {size}"] = partial(read_alone, folder, names, size or default)
+            calls[f"stream {size}"] = partial(ask, block_size=size or None)
+        for cache in CACHES:
+            progress(f"{query}, {cache}")
+            before = partial(forget, path) if cache == "cold" else lambda: None
+            times = times_of(calls, job["repeats"], before)
+            for size in job["blocks"]:
+                parts = {name: times.get(name) or times[f"{name} {size}"] for name in TIMES}
+                begin, read, score, stream = (parts[name]["min_s"] for name in TIMES)
+                overlap = (begin + read + score - stream) / min(read, score)
+                same = [one.ids for one in ask(block_size=size or None)] == wanted
+                record = {**parts, "overlap": overlap, "same_ids": same}
+                found[f"{query}, {cache}, {size}"] = record
     return found
 
 
@@ -172,7 +197,7 @@ def stream_peak(job: Record) -> Record:
     """Stream once; return the process's peak memory before and after, and the rows', in bytes."""
     user = make_users()[0]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    js.stream_top_k(job["path"], user, K, block_size=job["block"])
+    js.stream_top_k(job["path"], user, K, block_size=job["block"] or None)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     folder = Folder(Path(job["path"]), False)
     rows = folder.row_bytes(ROW_FIELDS) * len(folder.market)
@@ -279,13 +304,17 @@ def processes(settings: Record, about: Record) -> Record:
 
 def stream(settings: Record, _: Record) -> Record:
     """A market on disk, block by block."""
-    with tempfile.TemporaryDirectory() as folder:
-        job, memory = {**settings, "path": str(Path(folder) / "market")}, {}
-        progress("stream: times")
-        (times,) = run_children("on_disk", [job])
-        for size in settings["blocks"]:
-            progress(f"stream: peak memory, blocks of {size}")
-            (memory[str(size)],) = run_children("stream_peak", [{**job, "block": size}])
+    times, memory = {}, {}
+    for storage in settings["storages"]:
+        with tempfile.TemporaryDirectory() as folder:
+            job = {**settings, "storage": storage, "path": str(Path(folder) / "market")}
+            progress(f"stream: times, {storage}")
+            (found,) = run_children("on_disk", [job])
+            times.update({f"{storage}, {name}": one for name, one in found.items()})
+            for size in settings["blocks"]:
+                progress(f"stream: peak memory, {storage}, blocks of {size}")
+                (one,) = run_children("stream_peak", [{**job, "block": size}])
+                memory[f"{storage}, {size}"] = one
     return {"times": times, "memory": memory}
 
 
@@ -311,16 +340,15 @@ def show(case: str, found: Record, about: Record) -> None:
             print_table(f"{case}, {kind}: {size}, {how}", headers, rows)
     if case == "stream":
         rows = [
-            [f"{query}, {size}", *(ms(one[name]) for name in TIMES), f"{one['overlap']:.2f}"]
-            + ["yes" if one["same_ids"] else "NO"]
-            for query, records in found["times"].items()
-            for size, one in records.items()
+            [name, *(ms(one[part]) for part in TIMES), one["overlap"]]
+            + [one["stream"]["cores_busy"], "yes" if one["same_ids"] else "NO"]
+            for name, one in found["times"].items()
         ]
-        headers = ["query, block", *TIMES, "overlap", "same ids"]
+        headers = ["query, cache, block", *TIMES, "overlap", "cores busy", "same ids"]
         print_table(f"stream: {count} learnwares, {how}", headers, rows)
         memory = found["memory"].items()
         rows = [[size, *(f"{held / 2**20:.0f}" for held in one.values())] for size, one in memory]
-        headers = ["block", "before the stream", "peak", "above", "the market's rows"]
+        headers = ["storage, block", "before the stream", "peak", "above", "the market's rows"]
         print_table("stream: peak resident MiB; default score, 1 user", headers, rows)
 
 
@@ -330,6 +358,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(cases), default=list(cases))
     parser.add_argument("--learnwares", type=int, help="N; 20,000, or 1,000 with --quick")
     parser.add_argument("--repeats", type=int, help="5, or 3 with --quick")
+    parser.add_argument("--queries", nargs="+", choices=list(QUERIES), help="all, or less if quick")
+    parser.add_argument("--storages", nargs="+", choices=STORAGES, default=list(STORAGES))
     parser.add_argument("--quick", action="store_true", help="small, first and last of each list")
     parser.add_argument("--output", type=Path, help="JSON; cases not asked for stay as they were")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
@@ -340,12 +370,13 @@ def main() -> None:
     quick, count, repeats = options.quick, options.learnwares, options.repeats
     count = (1000 if quick else 20_000) if count is None else count
     repeats = (3 if quick else 5) if repeats is None else repeats
-    if count < max(PARTS) or repeats < 1:
-        parser.error(f"expected at least {max(PARTS)} learnwares and 1 repeat")
+    if count < 64 or repeats < 1:
+        parser.error("expected at least 64 learnwares and 1 repeat")
     lists = {"queries": list(QUERIES), "devices": DEVICES, "processes": PROCESSES}
-    lists["blocks"] = [count // part for part in PARTS]
     if quick:
         lists = {name: [one[0], one[-1]] for name, one in lists.items()}
+    lists |= {"blocks": [0, count // BLOCK_PARTS], "storages": options.storages}
+    lists["queries"] = options.queries or lists["queries"]
     settings = {"learnwares": count, "repeats": repeats, "points": POINTS, "dimension": DIMENSION}
     settings |= {"k": K, **lists}
     (about,) = run_children("describe", [{}])
