@@ -26,6 +26,7 @@ from jaxspec.market_arrays import (
     allocate,
     decode_points,
     device_count,
+    in_float32,
     on_mesh,
     partition_specs,
     replicated,
@@ -116,7 +117,7 @@ class Codes:
                 progress(min((start + size) * devices, count), count)
 
     def _put(self, market: Market, start: int, size: int) -> None:
-        with on_mesh(self.mesh):
+        with on_mesh(self.mesh), in_float32():
             self.codes = _encode_block(
                 self.codes, self.encoder, market.arrays, np.int32(start), size=size, mesh=self.mesh
             )

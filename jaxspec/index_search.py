@@ -19,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxspec import index_codes
 from jaxspec.calibration import Calibration
 from jaxspec.index_codes import EMBEDDING, Encoder
-from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, on_mesh, partition_specs
+from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, partition_specs
 from jaxspec.pytrees import register
 from jaxspec.scoring import Scores, UserArrays, score_rows
 
@@ -76,7 +76,7 @@ def search(
             `NEIGHBOURS` of them by closeness. A score of minus infinity marks a place without one.
         mesh: the devices, None for one.
     """
-    with on_mesh(mesh):
+    with on_mesh(mesh), in_float32():
         return _search(
             market, codes, spaces, alive, encoder, table, model, users, calibration,
             method=method, depth=depth, mesh=mesh,
@@ -214,7 +214,7 @@ def features_of(
     mesh: Mesh | None = None,
 ) -> Array:
     """Return the filter's features of all rows, (Q, rows, FEATURES); arguments as of `search`."""
-    with on_mesh(mesh):
+    with on_mesh(mesh), in_float32():
         return _features_of(market, codes, spaces, encoder, table, users, mesh=mesh)
 
 

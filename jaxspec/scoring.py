@@ -558,7 +558,7 @@ def assign(similarity: Array, allowed: Array) -> Array:
     def pick(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         open_value, chosen = state
         flat = open_value.reshape(*open_value.shape[:-2], classes * k)
-        best = flat.argmax(axis=-1).astype(jnp.int32)
+        best = flat.argmax(axis=-1)
         some = flat.max(axis=-1) > low
         row, column = best // k, best % k
         is_row = (jnp.arange(classes) == row[..., None])[..., :, None]
@@ -675,8 +675,7 @@ def _transfer(inputs: Array, users: UserArrays, ridge: float) -> Array:
     x = _centred(inputs, seen, axis=3)
     total = jnp.square(x).sum(axis=(2, 3)) / count
     x = _divided(x, jnp.sqrt(total)[..., None, None])
-    y = users.labels[:, None, :] == jnp.arange(users.class_mask.shape[1])[None, :, None]
-    y = y.astype(x.dtype)  # not a Python number's type, which is 64 bits under x64
+    y = (users.labels[:, None, :] == jnp.arange(users.class_mask.shape[1])[None, :, None]) * 1.0
     y = _centred(y, seen[0], axis=2)[None]  # (1, Q, k, n)
     share = count[..., None, None]
     matrix = jnp.einsum("lqcn,lqdn->lqcd", x, x, precision="highest") / share

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxspec import market_storage, store
 from jaxspec.calibration import SAMPLE, Calibration
+from jaxspec.market_arrays import in_float32
 from jaxspec.market_folder import Folder
 from jaxspec.matching import Match, by_method, match_of, prepare_users
 from jaxspec.scoring import Peers, Scores, UserArrays
@@ -112,7 +113,7 @@ def stream_top_k(
     }
     state = State(resume, said, len(market), groups, len(passes))
     peers: list[Peers | None] = [None] * len(groups)
-    with state.kept():
+    with state.kept(), in_float32():
         has_probe, calibration = folder.whole(("has_probe",))["has_probe"], None
         if "likelihood" in methods:
             calibration = _calibration(folder)

@@ -348,6 +348,24 @@ def test_answers_are_the_same_with_x64_on(market, method):
     assert [one.top_k(3) for one in best_with] == [one.top_k(3) for one in best]
 
 
+@pytest.mark.parametrize("reuse", ["direct", "fine-tune"])
+def test_index_and_stream_answer_the_same_with_x64_on(market, tmp_path, reuse):
+    market.save(tmp_path / "market")
+    user = made_user(1)
+
+    def answers():
+        found = js.Index.build(market).search(user, 3, reuse=reuse)
+        return found, js.stream_top_k(tmp_path / "market", user, 3, reuse=reuse)
+
+    want = answers()
+    with jax.enable_x64(True):
+        got = answers()
+    for one, other in zip(got, want, strict=True):
+        assert one.ids == other.ids
+        np.testing.assert_array_equal(one.scores, other.scores)
+        np.testing.assert_array_equal(one.class_map, other.class_map)
+
+
 def test_all_of_a_market_works_with_x64_on(tmp_path):
     with jax.enable_x64(True):
         probe = np.random.default_rng(0).normal(size=(40, DIMENSION)) * 2
