@@ -146,6 +146,8 @@ def load_specification(path: PathLike, cls: type) -> Any:
             said = file.metadata() or {}
             text = said.get("jaxspec", "")
             _check_that(text, "a safetensors file, but not of a specification")
+            unknown = sorted(said.keys() - {"jaxspec", "crc32"})  # perhaps a damaged "crc32"
+            _check_that(not unknown, f"metadata: expected jaxspec and crc32, got also {unknown}")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         spec = _unflatten(cls, json.loads(text), arrays)
         checksum = said.get("crc32")  # the first files of version 1 have none
