@@ -112,10 +112,13 @@ class Index:
             the peer is looked for among the candidates.
 
         Raises:
+            TypeError: as `match`; recall is no number.
             ValueError: as `match`; k below one; recall not between zero and one.
         """
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"k: expected an integer of at least 1, got {k!r}")
+        if not isinstance(recall, (int, float, np.number)):
+            raise TypeError(f"recall: expected a number, got a {type(recall).__name__}: {recall!r}")
         if not 0 < recall <= 1:
             raise ValueError(f"recall: expected a share above 0 and at most 1, got {recall!r}")
         market = self.market

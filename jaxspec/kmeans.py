@@ -35,7 +35,8 @@ def _invert(cumulative: Array, targets: Array) -> Array:
     """Return the first index whose cumulative weight exceeds each target."""
     # `last` is the last index of positive weight: rounding must not lead into the padding.
     last = jnp.argmax(cumulative >= cumulative[-1])
-    return jnp.minimum(jnp.searchsorted(cumulative, targets, side="right"), last)
+    found = jnp.minimum(jnp.searchsorted(cumulative, targets, side="right"), last)
+    return found.astype(jnp.int32)  # with x64, `last` is of 64 bits
 
 
 def kmeans_plus_plus(draws: Array, rows: Array, weights: Array) -> Array:
@@ -64,7 +65,7 @@ def kmeans_plus_plus(draws: Array, rows: Array, weights: Array) -> Array:
         return jnp.minimum(nearest, from_row(row)), chosen.at[step].set(row)
 
     first = _invert(jnp.cumsum(weights), draws[0] * jnp.sum(weights))
-    start = from_row(first), jnp.full(draws.shape, first, jnp.int32)
+    start = from_row(first), jnp.full(draws.shape, first)
     return rows[jax.lax.fori_loop(1, draws.shape[0], seed, start)[1]]
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.checks import as_features, as_probabilities, as_size
-from jaxspec.kernels import Kernel, distances
+from jaxspec.kernels import Kernel, as_kernel, distances
 from jaxspec.pytrees import register
 from jaxspec.shapes import bucket, pad_to
 
@@ -130,11 +130,14 @@ def fit_probe_proxy(
         size: D, how many landmarks (fewer if the probe has fewer rows).
 
     Raises:
-        ValueError: shapes that do not agree, rows that do not sum to one, NaN.
+        TypeError: no kernel.
+        ValueError: shapes that do not agree, rows that do not sum to one, NaN; one of the two
+            `own_` arrays without the other.
     """
-    own = None
-    if own_features is not None and own_probabilities is not None:
-        own = (own_features, own_probabilities)
+    if (own_features is None) != (own_probabilities is None):
+        missing = "own_features" if own_features is None else "own_probabilities"
+        raise ValueError(f"{missing}: expected an array beside its counterpart, got None")
+    own = None if own_features is None else (own_features, own_probabilities)
     return fit_probe_proxies(kernel, probe, [probabilities], own=own, size=size)[0]
 
 
@@ -158,7 +161,7 @@ def fit_probe_proxies(
     Raises:
         ValueError: as `fit_probe_proxy`.
     """
-    probe = np.asarray(as_features("probe[0]", probe))
+    kernel, probe = as_kernel("kernel", kernel), np.asarray(as_features("probe[0]", probe))
     outputs = []
     for i, value in enumerate(probabilities):
         name = "probe[1]" if len(probabilities) == 1 else f"probe[1][{i}]"

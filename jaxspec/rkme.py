@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.checks import as_features, as_size, is_concrete
+from jaxspec.checks import as_features, as_key, as_size, is_concrete
 from jaxspec.gauss_newton import State, each, optimise
-from jaxspec.kernels import Kernel, ReducedSet, inner_product, squared_mmd
+from jaxspec.kernels import Kernel, ReducedSet, as_kernel, inner_product, squared_mmd
 from jaxspec.kmeans import kmeans_plus_plus, lloyd, systematic_sample
 from jaxspec.projection import Point, evaluate, in_blocks, matmul
 from jaxspec.pytrees import register
@@ -117,12 +117,13 @@ def _centre(rows: Array, weights: Array) -> tuple[Array, Array, Array]:
     return jnp.where(weights[:, None] > 0, rows - origin, 0.0), weights, origin
 
 
-def _or_nan(value: Array, origin: Array) -> Array:
-    """Return the value, or NaN if a row was not finite: its mean, the origin, tells.
+def _or_nan(value: Array, origin: Array, kernel: Kernel) -> Array:
+    """Return the value, or NaN if a row was not finite (its mean, the origin, tells) or the kernel.
 
     A step towards NaN is no success to the optimiser, which would end at weights of zero.
     """
-    return jnp.where(jnp.isfinite(origin).all(), value, jnp.nan)
+    sound = jnp.isfinite(origin).all() & (kernel.bandwidth > 0) & (kernel.bandwidth < jnp.inf)
+    return jnp.where(sound, value, jnp.nan)
 
 
 def _reduce(
@@ -151,10 +152,9 @@ def _reduce(
             squared = squared_mmd(kernel, given, found)
             # |mu|^2 = |mu - phi|^2 + 2 <mu, phi> - |phi|^2, all but the first known here.
             relative = squared / (squared - best.value)
-        diagnostics = Diagnostics(squared, relative, _or_nan(gradient, origin), iterations)
-        return ReducedSet(
-            _or_nan(best.points + origin, origin), _or_nan(best.weights, origin), diagnostics
-        )
+        sound = partial(_or_nan, origin=origin, kernel=kernel)
+        diagnostics = Diagnostics(squared, relative, sound(gradient), iterations)
+        return ReducedSet(sound(best.points + origin), sound(best.weights), diagnostics)
 
     return each(finish)(state.best, state.iterations, rows, weights, origin)
 
@@ -202,23 +202,35 @@ def reduce_set(
         points (m, d), weights (m,) and `Diagnostics`.
 
     Raises:
-        ValueError: Z is empty, not (n, d), or not finite; sizes below one.
+        TypeError: no random key, no kernel, Z of other things than numbers.
+        ValueError: Z is empty, not (n, d), or not finite; sizes below one; a negative tolerance;
+            a kernel of several bandwidths.
     """
     rows = as_features("Z", Z)
     as_size("size", size)
     n = rows.shape[0]
     return _reduce_one(
-        key,
+        as_key("key", key),
         jnp.asarray(rows),
         _row_weights(weights, rows),
         np.ones(size, bool),
-        kernel,
-        tolerance,
+        as_kernel("kernel", kernel),
+        _as_tolerance(tolerance),
         as_size("max_iterations", max_iterations, minimum=0),
         nonnegative=nonnegative,
         exact_error=n <= EXACT_ERROR_ROWS if exact_error is None else exact_error,
         block_size=as_size("block_size", block_size),
     )
+
+
+def _as_tolerance(value: Any) -> Any:
+    """Return a nonnegative number, or a tracer as it is."""
+    number = isinstance(value, (int, float, np.number, np.ndarray, jax.Array))
+    if not number or np.shape(value) != ():
+        raise TypeError(f"tolerance: expected a number, got {value!r:.80}")
+    if is_concrete(value) and not 0 <= float(value) < np.inf:
+        raise ValueError(f"tolerance: expected a finite nonnegative number, got {value!r}")
+    return value
 
 
 def _row_weights(weights: Array | None, rows: Array) -> Array:
@@ -267,12 +279,13 @@ def reduce_sets(
     """
     if len(features) == 0:
         raise ValueError("features: expected at least one data set, got none")
+    kernel = as_kernel("kernel", kernel)
     as_size("size", size)
     sets = [as_features("features[0]", features[0], copy=False)]
     for i, one in enumerate(features[1:], start=1):
         sets.append(as_features(f"features[{i}]", one, dimension=sets[0].shape[1], copy=False))
     rows = bucket(max(one.shape[0] for one in sets))
-    keys = np.asarray(_split_keys(key, bucket(len(sets))))
+    keys = np.asarray(_split_keys(as_key("key", key), bucket(len(sets))))
     chunk = min(CHUNK_SETS, bucket(len(sets), minimum=1))
     found = []
     for first in range(0, len(sets), chunk):
@@ -285,7 +298,7 @@ def reduce_sets(
                 *_stacked(part, rows),
                 np.ones(size, bool),
                 kernel,
-                tolerance,
+                _as_tolerance(tolerance),
                 as_size("max_iterations", max_iterations, minimum=0),
                 nonnegative=nonnegative,
                 exact_error=exact_error,
@@ -351,9 +364,10 @@ def best_weights(
         block_size: rows of Z in a block.
 
     Raises:
+        TypeError: no kernel.
         ValueError: shapes that do not agree, or entries that are not finite.
     """
-    points = as_features("points", points)
+    kernel, points = as_kernel("kernel", kernel), as_features("points", points)
     rows = as_features("Z", Z, dimension=points.shape[1])
     as_size("block_size", block_size)
     row_weights = _row_weights(weights, rows)
@@ -368,7 +382,7 @@ def _best_weights(
     data = in_blocks(rows, weights, block_size)
     active = jnp.ones(points.shape[0], bool)
     weights = evaluate(kernel, points - origin, data, active, nonnegative).weights
-    return _or_nan(weights, origin)
+    return _or_nan(weights, origin, kernel)
 
 
 def suggest_size(
@@ -396,9 +410,9 @@ def suggest_size(
     Raises:
         ValueError: as `reduce_set`.
     """
-    rows = as_features("Z", Z)
+    kernel, rows = as_kernel("kernel", kernel), as_features("Z", Z)
     limit = rows.shape[0] if max_size is None else as_size("max_size", max_size)
-    key = jax.random.key(0) if key is None else key
+    key = jax.random.key(0) if key is None else as_key("key", key)
     weights = _row_weights(None, rows)
     norm = float(inner_product(kernel, rows - rows.mean(0), rows - rows.mean(0)))
     noise = (1.0 - norm) / max(rows.shape[0] - 1, 1)

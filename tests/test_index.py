@@ -142,6 +142,8 @@ def test_bad_input_is_named():
         index().search(users(1)[0], 0)
     with pytest.raises(ValueError, match="recall: expected a share"):
         index().search(users(1)[0], recall=1.5)
+    with pytest.raises(TypeError, match="recall: expected a number"):
+        index().search(users(1)[0], recall="most")
     with pytest.raises(ValueError, match="feature space"):
         index().search(made_user(1))
 

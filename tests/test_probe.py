@@ -152,3 +152,14 @@ def test_bad_probes_are_named(probe, error, message):
             feature_space=SPACE,
             probe=probe,
         )
+
+
+def test_half_of_the_owners_data_is_refused_by_name():
+    """Given alone, the one array would be ignored without a word."""
+    own = made_task(0)[0]
+    with pytest.raises(ValueError, match="own_probabilities: expected an array"):
+        probes.fit_probe_proxy(KERNEL, PROBE, model(PROBE), own_features=own)
+    with pytest.raises(ValueError, match="own_features: expected an array"):
+        probes.fit_probe_proxy(KERNEL, PROBE, model(PROBE), own_probabilities=model(own))
+    with pytest.raises(TypeError, match="kernel: expected a kernel"):
+        probes.fit_probe_proxy(None, PROBE, model(PROBE))

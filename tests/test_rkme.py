@@ -361,6 +361,31 @@ def test_bad_input_names_the_argument():
         best_weights(kernel, Z[:2, :3], Z)
 
 
+@pytest.mark.parametrize(
+    ("off", "error", "message"),
+    [
+        (dict(key=3), TypeError, "key: expected one jax random key"),
+        (dict(kernel=None), TypeError, "kernel: expected a kernel"),
+        (dict(kernel=Gaussian(np.ones(4))), ValueError, "kernel.bandwidth: expected a scalar"),
+        (dict(tolerance="none"), TypeError, "tolerance: expected a number"),
+        (dict(tolerance=-1.0), ValueError, "tolerance: expected a finite nonnegative"),
+        (dict(tolerance=np.nan), ValueError, "tolerance: expected a finite nonnegative"),
+    ],
+)
+def test_a_key_kernel_or_tolerance_that_is_none_is_refused_by_name(off, error, message):
+    Z, given = blobs(20), dict(key=key(), size=2, kernel=KERNELS[0]) | off
+    with pytest.raises(error, match=message):
+        reduce_set(given.pop("key"), Z, **given)
+    given = dict(key=key(), size=2, kernel=KERNELS[0]) | off
+    with pytest.raises(error, match=message):
+        reduce_sets(given.pop("key"), [Z, Z], **given)
+    if "kernel" in off:
+        with pytest.raises(error, match=message):
+            best_weights(off["kernel"], Z[:2], Z)
+        with pytest.raises(error, match=message):
+            suggest_size(Z, off["kernel"])
+
+
 # The start.
 
 
@@ -401,4 +426,18 @@ def test_nan_under_jit_stays_nan():
     assert np.isnan(found.weights).all()
     assert np.isnan(found.diagnostics.gradient_norm)
     weights = jax.jit(lambda z: best_weights(kernel, z[10:15], z))(rows)
+    assert np.isnan(weights).all()
+
+
+@pytest.mark.parametrize("bandwidth", [np.nan, 0.0, -1.0, np.inf])
+def test_a_bad_bandwidth_under_jit_gives_nan(bandwidth):
+    rows = blobs(40)
+
+    @jax.jit
+    def both(bandwidth):
+        kernel = Gaussian(bandwidth)
+        return reduce_set(key(), rows, size=5, kernel=kernel), best_weights(kernel, rows[:5], rows)
+
+    found, weights = both(bandwidth)
+    assert np.isnan(found.points).all() and np.isnan(found.weights).all()
     assert np.isnan(weights).all()
