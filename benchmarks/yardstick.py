@@ -27,7 +27,8 @@ from benchmarks.machine import describe
 REQUIREMENTS = ("learnware==0.4.0.post1", "torch==2.13.0", "fast_pytorch_kmeans==0.2.2")
 SIDE = Path(__file__).with_name("learnware_side.py")
 PAUSE = 0.3  # seconds
-SHORT = 0.1  # seconds
+SHORT = 0.5  # seconds: calls below are warmed up
+WARM = 0.2  # seconds; after one call in their place, one of 2.7 ms took 4.2 on a virtual machine
 
 
 class Timed(NamedTuple):
@@ -81,7 +82,8 @@ def take_turns(
     """Time every call in turn, `repeats` rounds after a first one, with the seeds 0, 1, ...
 
     Before each comes a pause, since thread pools spin for a while after their work, and before a
-    short one a call that is not timed, since the one before used the caches.
+    short one calls that are not timed, until the processor is back at speed and the caches are
+    this call's.
 
     Args:
         calls: name to a function of a seed; one that returns `Timed` has timed itself.
@@ -104,11 +106,17 @@ def take_turns(
                 continue
             time.sleep(PAUSE)
             if row.seconds and min(row.seconds) < SHORT:
-                clock(call, seed)
+                _warm_up(call, seed)
             result, seconds = clock(call, seed)
             row.seconds.append(seconds)
             row.results.append(result)
     return rows
+
+
+def _warm_up(call: Callable[[int], Any], seed: int) -> None:
+    began = time.perf_counter()
+    while time.perf_counter() - began < WARM:
+        clock(call, seed)
 
 
 # The `learnware` package, in an environment of its own.
