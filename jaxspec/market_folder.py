@@ -19,7 +19,7 @@ from jaxspec import store
 from jaxspec.market import Market
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays
 
-__all__ = ["Folder", "OnDisk"]
+__all__ = ["Blocks", "Folder", "OnDisk"]
 
 CHUNKS = 16  # stored chunks that are decoded together where single rows are read
 CACHE_BYTES = 1 << 26  # of decoded chunks an array: one of the first files, which had such chunks
@@ -108,11 +108,6 @@ class Folder:
                 opened[name] = found
         return opened
 
-    def wait(self, reading: dict[str, Any]) -> Rows:
-        """Wait for arrays that are being read."""
-        with store._naming(self.target):
-            return {name: np.asarray(one.result()) for name, one in reading.items()}
-
     def check(self, rows: Rows) -> None:
         """Check that numbers which were read are finite."""
         with store._naming(self.target):
@@ -122,7 +117,8 @@ class Folder:
 
     def finish(self, reading: dict[str, Any]) -> Rows:
         """Wait for arrays that are being read and check them."""
-        rows = self.wait(reading)
+        with store._naming(self.target):
+            rows = {name: np.asarray(one.result()) for name, one in reading.items()}
         self.check(rows)
         return self.whole_rows(rows)
 
@@ -148,3 +144,54 @@ class Folder:
             parts = [self.finish({name: one[some].read()}) for some in np.split(wanted, cuts)]
             found[name] = np.concatenate([part[name] for part in parts])[places]
         return self.whole_rows(found)
+
+
+class Blocks:
+    """Blocks of rows of a saved market in turn: one is read while the one before is in use.
+
+    Both keep their memory. New memory for every block would cost as much as the reading itself:
+    the system clears it page by page.
+    """
+
+    def __init__(self, folder: Folder, names: Sequence[str], size: int) -> None:
+        self.folder, self.size = folder, size
+        self.reading: list[Any] = []
+        self.stores = folder.open(names)
+        self.memory = [
+            {name: _memory(size, name, one) for name, one in self.stores.items()} for _ in range(2)
+        ]
+
+    def start(self, first: int) -> None:
+        """Start to read the rows from `first` on, over the block before the one in use."""
+        import tensorstore
+
+        last = min(first + self.size, len(self.folder.market))
+        self.memory.reverse()
+        if first < last:
+            self.reading = [
+                tensorstore.array(memory[: last - first], copy=False, write=True).write(
+                    self.stores[name][first:last]
+                )
+                for name, memory in self.memory[0].items()
+            ]
+
+    def wait(self) -> Rows:
+        """Return what was started last, unchecked: {field: (size, ...)}.
+
+        Where the market ends before the block, rows of earlier blocks or of no learnware follow.
+        """
+        with store._naming(self.folder.target):
+            for one in self.reading:
+                one.result()
+        return self.memory[0]
+
+
+def _memory(size: int, name: str, stored: Any) -> np.ndarray:
+    """Return rows of no learnware, at an address (64 bytes) from which jax needs no copy."""
+    shape, dtype = (size, *stored.shape[1:]), stored.dtype.numpy_dtype
+    count = int(np.prod(shape)) * dtype.itemsize
+    whole = np.empty(count + 64, np.uint8)
+    first = -whole.ctypes.data % 64
+    memory = whole[first : first + count].view(dtype).reshape(shape)
+    memory[:] = -1 if name == "class_ids" else 0
+    return memory

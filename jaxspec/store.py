@@ -541,7 +541,10 @@ def _check_facts(facts: Any, count: int, size: int) -> None:
 
 def _label_spaces(ids: np.ndarray, names: list[str]) -> tuple[list[tuple[str, ...]], list[int]]:
     """Return the different tuples of class names, and which of them each learnware has."""
-    rows, space_of = np.unique(ids, axis=0, return_inverse=True)
+    ids = np.ascontiguousarray(ids)  # rows as bytes: np.unique of an axis takes nine times as long
+    keys = ids.view(np.dtype((np.void, ids.itemsize * ids.shape[1])))
+    _, first, space_of = np.unique(keys, return_index=True, return_inverse=True)
+    rows = ids[first]
     sizes = (rows >= 0).sum(axis=1)
     spaces = [row[:size].tolist() for row, size in zip(rows, sizes, strict=True)]
     good = -1 <= rows.min() <= rows.max() < len(names)

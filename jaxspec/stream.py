@@ -21,7 +21,7 @@ import numpy as np
 from jaxspec import market_storage, store
 from jaxspec.calibration import SAMPLE, Calibration
 from jaxspec.market_arrays import in_float32
-from jaxspec.market_folder import Folder
+from jaxspec.market_folder import Blocks, Folder
 from jaxspec.matching import Match, by_method, match_of, prepare_users
 from jaxspec.scoring import Peers, Scores, UserArrays
 from jaxspec.shapes import bucket, pad_to
@@ -42,9 +42,7 @@ __all__ = ["stream_top_k"]
 
 Array = Any
 Rows = dict[str, np.ndarray]
-# Of rows that are read together. More would get new memory from the system every time, page by
-# page: of 64 MiB, reading and scoring took half as much processor time again.
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 25  # of rows that are read together
 
 
 def stream_top_k(
@@ -73,7 +71,7 @@ def stream_top_k(
         method: see `match`.
         reuse: see `match`.
         label_spaces: see `match`.
-        block_size: learnwares that are read together; None for about 16 MiB of them.
+        block_size: learnwares that are read together; None for about 32 MiB of them.
         progress: called after every block with (learnwares done, learnwares). Where two passes
             are needed a learnware counts half after the first.
         resume: a file for what is known so far. Whatever interrupts the work leaves it there, the
@@ -157,27 +155,19 @@ def _sweep(
     count, passes = len(folder.market), passes_of(groups)
     if state.done[which] == count:
         return
-    stores = folder.open(passes[which])
-
-    def start(first: int) -> dict[str, Any]:
-        last = min(first + size, count)
-        some = stores.items() if first < last else ()
-        return {name: one[first:last].read() for name, one in some}
-
-    reading = start(state.done[which])
+    blocks = Blocks(folder, passes[which], size)
+    blocks.start(state.done[which])
     while (first := state.done[which]) < count:
         length = min(size, count - first)
-        rows = folder.wait(reading)
-        reading = start(first + length)  # goes on while this block is scored
-        padded = {
-            name: pad_to(value, (size, *value.shape[1:]), value=-(name == "class_ids"))
-            for name, value in folder.whole_rows(dict(rows)).items()
-        }
+        rows = blocks.wait()
+        blocks.start(first + length)  # goes on while this block is scored
+        whole = folder.whole_rows(dict(rows))
         parts = [
-            scored(padded, folder.fixed, group, length, peer)
+            scored(whole, folder.fixed, group, length, peer)
             for group, peer in zip(groups, peers, strict=True)
         ]
-        folder.check(rows)  # while it is scored; what is wrong with it is never kept
+        # While it is scored; nothing is kept of a block with something wrong.
+        folder.check({name: value[:length] for name, value in rows.items()})
         for found, part in zip(state.found, parts, strict=True):
             for name, value in part.items():
                 found[name][first : first + length] = np.asarray(value)[:length]

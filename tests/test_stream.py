@@ -224,6 +224,42 @@ def test_no_more_than_two_blocks_are_held_and_the_next_is_read_ahead(saved, monk
     assert events == [("read", 0), ("read", 10), ("score",), ("read", 20), ("score",), ("score",)]
 
 
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+def test_two_blocks_of_memory_serve_all_and_a_block_stays_while_the_next_is_read(saved, storage):
+    path, market = saved(storage=storage)
+    names, size = ("points", "scales", "class_ids"), 10
+    blocks = market_folder.Blocks(market_folder.Folder(path, False), names, size)
+    addresses = set()
+    blocks.start(0)
+    for first in range(0, COUNT, size):
+        rows = blocks.wait()
+        blocks.start(first + size)
+        for one in blocks.reading:
+            one.result()
+        last = min(first + size, COUNT)
+        for name, value in rows.items():
+            assert len(value) == size
+            want = np.asarray(getattr(market.arrays, name))[first:last]
+            np.testing.assert_array_equal(value[: last - first], want)
+            assert value.ctypes.data % 64 == 0  # else jax copies it
+            addresses.add(value.ctypes.data)
+    assert len(addresses) == 2 * len(names)
+
+
+def test_a_block_that_the_market_does_not_fill_ends_in_no_learnwares(saved):
+    path, market = saved()
+    blocks = market_folder.Blocks(
+        market_folder.Folder(path, False), ("weights", "class_ids"), COUNT + 5
+    )
+    blocks.start(COUNT - 2)
+    rows = blocks.wait()
+    for name, empty in (("weights", 0), ("class_ids", -1)):
+        np.testing.assert_array_equal(
+            rows[name][:2], np.asarray(getattr(market.arrays, name))[COUNT - 2 : COUNT]
+        )
+        assert (rows[name][2:] == empty).all()
+
+
 def test_each_pass_reads_only_what_it_needs(saved, monkeypatch):
     path, _ = saved()
     opened, sets = market_folder.Folder.open, []
