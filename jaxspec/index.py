@@ -164,8 +164,9 @@ class Index:
     def _depth(self, needed: np.ndarray, k: int, recall: float) -> int:
         """Return candidates for a recall: what that share of pseudo-users needed, with a margin."""
         wanted = SAFETY * float(np.quantile(needed, recall, method="higher")) * max(1.0, k / TOP)
-        depth = bucket(int(max(wanted, LEAST, 4 * k)), minimum=LEAST)
-        return min(depth, self._codes.codes.shape[0])
+        wanted = int(max(wanted, LEAST, 4 * k))
+        step = bucket(wanted, minimum=LEAST) // 8  # few sizes to compile, an eighth too many
+        return min(-(-wanted // step) * step, self._codes.codes.shape[0])
 
     def _filter(self, method: str, *, by_name: bool) -> tuple[Filter, np.ndarray]:
         """Return the filter of a method and the depths that pseudo-users needed."""

@@ -10,8 +10,8 @@ from conftest import made_specification, made_user
 from test_probe import specification_with_probe
 
 import jaxspec as js
-from benchmarks import made_market
-from jaxspec import index_codes, index_search, market_storage, matching
+from benchmarks import made_market, made_shapes
+from jaxspec import index_codes, index_filter, index_search, market_storage, matching
 
 
 @functools.cache
@@ -121,6 +121,39 @@ def test_a_higher_recall_asks_for_more_candidates(monkeypatch):
     )
     few, many = (one.candidates(10, recall=r, method="classwise") for r in (0.5, 0.99))
     assert few < many
+
+
+def test_pseudo_users_see_a_market_like_their_users():
+    market = large()
+    acting = market_storage.spaced(market.slots, 64)
+    own = [set(market.class_names(market.ids[slot])) for slot in acting]
+    known, other = (index_filter._shown(market, acting, by_name) for by_name in (True, False))
+    for slot, names, one, two in zip(acting, own, known, other, strict=True):
+        assert slot not in one and slot not in two
+        assert len(one) == len(market) - 64
+        assert len(two) >= 40
+        assert all(names.isdisjoint(market.class_names(market.ids[i])) for i in two)
+    users = index_filter.pseudo_users(market, acting[:3])
+    for slot, user in zip(acting, users, strict=False):
+        spec = market[market.ids[slot]]
+        np.testing.assert_array_equal(user.reduced_set.points, spec.reduced_set.points)
+        logits = user.reduced_set.points @ spec.proxy.weights + spec.proxy.bias
+        np.testing.assert_array_equal(user.labels, logits.argmax(axis=1))
+        assert user.class_names == spec.class_names
+
+
+@pytest.mark.parametrize(("other", "recall"), [(False, 0.99), (True, 0.8)])
+def test_the_recall_holds_where_learnwares_differ_in_shape_and_have_probes(other, recall):
+    shapes = made_shapes.make_world(dimension=16)
+    market = made_shapes.make_market(shapes, 1200, size=20)
+    people = made_shapes.make_users(shapes, 16, other=other, seed=6)
+    found = js.Index.build(market).search(people, 10, recall=recall)
+    exact = js.match(market, people)
+    assert set(exact.method) == {"transfer" if other else "likelihood"}
+    best = [{name for name, _ in one} for one in exact.top_k(10)]
+    held = [some <= set(one.ids) for some, one in zip(best, found, strict=True)]
+    assert np.mean(held) >= recall
+    assert len(found[0].ids) < len(market)
 
 
 def test_growing_by_one_and_users_of_other_classes_compile_nothing(compile_counter):
