@@ -135,9 +135,8 @@ def embedding_products(
         return jax.lax.fori_loop(0, steps, one_chunk, out)
 
     block = column_block(batch)
-    if batch == 1:
-        full = count // block
-    else:  # a padded last block: apart it would cost one more pass over the market
+    full = count // block
+    if batch > 1:  # with a padded last block: apart it would cost one more pass over the market
         full = jnp.where(count > block, -(-count // block), 0)
     if columns.shape[0] > 2 * block:  # else there is no full block but by the last width
         out = over_columns(out, block, jnp.zeros((), jnp.int32), full)

@@ -15,6 +15,8 @@ chunk, and `combine` makes scores of the parts; `score` is all of it on one devi
                   user's examples, whatever the classes are called, and cos(Phi_T, Phi_l). The
                   small model sees the proxy's outputs, and for a user of other class names the
                   representation: of a model that is tuned to such a user its hidden layers stay.
+                  Closeness and representation speak of the public features; they count as far as
+                  the market's calibration finds its models to follow these.
 
 What cannot be gamed is left out by construction: embeddings enter by their angle and logits in
 units of their own size, so scaling weights gains nothing; with names in common only the shared
@@ -32,7 +34,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxspec.calibration import Calibration, agreement, chances, region, witness
+from jaxspec.calibration import Calibration, agreement, chances, following, region, witness
 from jaxspec.embeddings import chunk_rows, embedding_products, pack_columns
 from jaxspec.kernels import Kernel, distances
 from jaxspec.market_arrays import CHANCE_STEPS, MarketArrays, decode_points
@@ -167,6 +169,7 @@ class Parts:
         class_map: (slots, Q, k) int32.
         share: (slots, Q), of the user's weights, examples whose class the learnware has.
         behaviour: (slots, Q), the method's own part on the users' examples.
+        deeper: (slots, Q), the same of representations for "transfer", where there are any.
         agreement: (slots, Q), with the users' peers.
     """
 
@@ -174,6 +177,7 @@ class Parts:
     class_map: Array
     share: Array
     behaviour: Array
+    deeper: Array
     agreement: Array
 
 
@@ -343,7 +347,9 @@ def combine(
         centred = closeness - _mean_closeness(kernel, users, calibration)
         return chance + PRIOR * parts.share * (reliability * agreed + calibration.slope * centred)
     else:
-        scores = parts.behaviour
+        share = following(calibration)
+        scores = parts.behaviour + share * (parts.deeper - parts.behaviour)
+        return scores + share * CLOSENESS[method] * closeness
     return scores + CLOSENESS[method] * closeness
 
 
@@ -436,21 +442,22 @@ def compare_classes(
         )
         similarity = _shared_similarity(cross, own_gram, user_gram, chosen)
         similarity = jnp.where(users.class_mask[None], similarity, 0.0)
-        behaviour = agreed = jnp.zeros((chunk, batch), vectors.dtype)
+        behaviour = deeper = agreed = jnp.zeros((chunk, batch), vectors.dtype)
         if behaves:
             logits = _logits(market, start, chunk, inputs, lifted)
             logits = logits.reshape(chunk, classes, batch, n).transpose(0, 2, 1, 3)
             if peers is None:
                 valid = (ids >= 0)[:, None, :, None]
                 behaviour = _transfer(_centred(logits, valid, axis=2), users, OUTPUT_RIDGE)
+                deeper = behaviour
                 if hidden:
-                    behaviour = _deeper(market, start, chunk, inputs, users, behaviour)
+                    deeper = _deeper(market, start, chunk, inputs, users, behaviour)
             else:
                 behaviour = _mean_chance(logits, chosen, is_label, weights)
                 own = _rows(market.probe_chances, start, chunk) * (1.0 / CHANCE_STEPS)
                 agreed = agreement(own, ids >= 0, peers.chance, peers.valid, peers.region)
         share = jnp.where(chosen >= 0, class_weights, 0.0).sum(axis=2)
-        found = Parts(similarity, chosen, share, behaviour, agreed)
+        found = Parts(similarity, chosen, share, behaviour, deeper, agreed)
         return jax.tree.map(
             lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=0),
             out,
@@ -460,7 +467,7 @@ def compare_classes(
     out = Parts(
         jnp.zeros((slots, batch, k), jnp.float32),
         jnp.full((slots, batch, k), -1, jnp.int32),
-        *(jnp.zeros((slots, batch), jnp.float32) for _ in range(3)),
+        *(jnp.zeros((slots, batch), jnp.float32) for _ in range(4)),
     )
     return jax.lax.fori_loop(0, -(-length // chunk), one_chunk, out)
 

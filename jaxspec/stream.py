@@ -104,7 +104,7 @@ def stream_top_k(
     width = max(folder.row_bytes(names) for names in passes)
     size = min(int(block_size or max(BLOCK_BYTES // width, 1)), len(market))
     said = {
-        "format": "jaxspec stream 1",
+        "format": "jaxspec stream 2",
         "market": folder.header.version,
         "users": _fingerprint(arrays),
         "method": " ".join(methods),
@@ -113,7 +113,7 @@ def stream_top_k(
     peers: list[Peers | None] = [None] * len(groups)
     with state.kept(), in_float32():
         has_probe, calibration = folder.whole(("has_probe",))["has_probe"], None
-        if "likelihood" in methods:
+        if {"likelihood", "transfer"} & set(methods):
             calibration = _calibration(folder)
         _sweep(folder, groups, peers, state, 0, size, progress)
         for i, (group, found) in enumerate(zip(groups, state.found, strict=True)):

@@ -79,7 +79,7 @@ class Group:
             "rkme": (),
             "classwise": ("similarity",),
             "likelihood": ("similarity", "matched", "share"),
-            "transfer": ("behaviour",),
+            "transfer": ("behaviour", "deeper"),
         }
         peers = ("behaviour", "agreement") if self.has_peers else ()
         return ("squared_mmd", "closeness", *kinds[self.method], *peers)
@@ -137,7 +137,7 @@ def _class_block(
     if method == "classwise":
         return {"similarity": parts.similarity.sum(axis=2)}
     if method == "transfer":
-        return {"behaviour": parts.behaviour}
+        return {"behaviour": parts.behaviour, "deeper": parts.deeper}
     matched = parts.class_map >= 0
     shared = jnp.where(matched, parts.similarity, 0.0).sum(axis=2)
     found = {
@@ -200,13 +200,14 @@ def best_of(
         k: at most M.
     """
     zero = jnp.zeros_like(found["squared_mmd"])
-    absent = ("similarity", "matched", "share", "behaviour", "agreement")
+    absent = ("similarity", "matched", "share", "behaviour", "deeper", "agreement")
     found = {**dict.fromkeys(absent, zero), **found}
     parts = Parts(
         found["similarity"][..., None],
         jnp.where(found["matched"] > 0, 0, -1)[..., None],
         found["share"],
         found["behaviour"],
+        found["deeper"],
         found["agreement"],
     )
     embedded = Embedded(found["squared_mmd"], found["closeness"])

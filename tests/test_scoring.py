@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import made_specification, made_task, made_user
+from conftest import DIMENSION, made_specification, made_task, made_user
 from test_probe import oracle_lift, specification_with_probe
 
 import jaxspec as js
@@ -102,6 +102,50 @@ def test_transfer_equals_leaving_every_example_out(market):
     for score, (_, spec) in zip(result.scores, market.items(), strict=True):
         want = oracle_transfer(proxy_logits(spec, user), np.asarray(user.labels), 4)
         np.testing.assert_allclose(score, want + 2 * closeness(spec, user), atol=1e-3)
+
+
+def test_closeness_counts_for_fine_tuning_as_far_as_models_follow_the_features():
+    specs = [specification_with_probe(s) for s in range(3)]
+    market = js.Market.from_specifications({f"m{s}": spec for s, spec in enumerate(specs)})
+    user = made_user(1)
+    arrays, alive = matching.stack_users(market, [user]), matching.alive_rows(market)
+
+    def scores(slope):
+        calibration = dataclasses.replace(market.calibration, slope=np.float32(slope))
+        length = np.int32(market.length)
+        found = scoring.score_market(
+            market.arrays, arrays, length, alive, calibration, method="transfer"
+        )
+        return np.asarray(found.scores)[0, market.rows]
+
+    none, some, full, more = (scores(slope) for slope in (0.0, 0.45, 0.9, 3.0))
+    labels = np.asarray(user.labels)
+    want = [oracle_transfer(probed(s, user.reduced_set.points), labels, 4) for s in specs]
+    np.testing.assert_allclose(none, want, atol=1e-3)
+    np.testing.assert_allclose(full - none, [2 * closeness(s, user) for s in specs], atol=1e-3)
+    np.testing.assert_allclose(some, none + 0.25 * (full - none), atol=1e-5)
+    np.testing.assert_array_equal(full, more)
+
+
+def test_hidden_directions_count_as_far_as_models_follow_the_features():
+    rng = np.random.default_rng(0)
+    flat = [specification_with_probe(s) for s in range(3)]
+    deep = [
+        dataclasses.replace(s, representation=rng.normal(size=(DIMENSION, 16)).astype(np.float32))
+        for s in flat
+    ]
+    stranger = made_user(1, class_names=list("wxyz"))
+
+    def scores(specs, slope):
+        market = js.Market.from_specifications({f"m{i}": one for i, one in enumerate(specs)})
+        market._calibration = dataclasses.replace(market.calibration, slope=np.float32(slope))
+        return js.match(market, stranger, method="transfer").scores
+
+    np.testing.assert_allclose(scores(deep, 0.0), scores(flat, 0.0), atol=1e-5)
+    half = scores(deep, 0.45) - scores(flat, 0.45)
+    whole = scores(deep, 0.9) - scores(flat, 0.9)
+    assert np.abs(whole).min() > 1e-3
+    np.testing.assert_allclose(half, 0.25 * whole, atol=1e-5)
 
 
 def test_likelihood_equals_the_formula():
