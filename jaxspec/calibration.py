@@ -23,10 +23,6 @@ __all__ = ["SAMPLE", "Calibration", "agreement", "calibrate", "chances", "follow
 Array = Any
 SAMPLE = 64  # learnwares that serve as pseudo-users
 PRIOR_SLOPE, PRIOR_WEIGHT = 0.7, 0.1  # for small markets; 22 learnwares have a weight of about 1
-# The slope from which on models count as following the public features. It was 0.3 to 0.6 for small
-# nets and 0.9 to 1.7 for heads; regret of nets in fine-tuning was 1.40, 1.28 and 1.32 points at
-# 0.7, 0.9 and 1.2, on six markets, and 1.59 at zero.
-FULL_SLOPE = 0.9
 TEMPERATURE = 2.0  # of logits with root mean square one
 SMOOTHING = 1e-4  # added to every cell of a joint distribution
 
@@ -56,11 +52,10 @@ class Calibration:
 def following(calibration: Calibration) -> Array:
     """Return how far the market's models follow the public features, from zero to one.
 
-    One in a market without a probe: nothing is known there.
+    It is one where nothing is known, at the prior slope and above. Slopes were 0.3 to 0.6 for small
+    nets and 0.9 to 1.7 for heads.
     """
-    if not calibration.landmark_mean.shape[0]:
-        return jnp.float32(1.0)
-    return jnp.minimum(jnp.square(calibration.slope / FULL_SLOPE), 1.0)
+    return jnp.minimum(jnp.square(calibration.slope / PRIOR_SLOPE), 1.0)
 
 
 def chances(logits: Array, valid: Array) -> Array:

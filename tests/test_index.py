@@ -11,7 +11,7 @@ from test_probe import specification_with_probe
 
 import jaxspec as js
 from benchmarks import made_market, made_shapes
-from jaxspec import index_codes, index_filter, index_search, market_storage, matching
+from jaxspec import calibration, index_codes, index_filter, index_search, market_storage, matching
 
 
 @functools.cache
@@ -142,10 +142,12 @@ def test_pseudo_users_see_a_market_like_their_users():
         assert user.class_names == spec.class_names
 
 
-@pytest.mark.parametrize(("other", "recall"), [(False, 0.99), (True, 0.8)])
-def test_the_recall_holds_where_learnwares_differ_in_shape_and_have_probes(other, recall):
+@pytest.mark.parametrize(
+    ("other", "probe", "recall"), [(False, True, 0.99), (True, True, 0.8), (True, False, 0.8)]
+)
+def test_the_recall_holds_where_learnwares_differ_in_shape(other, probe, recall):
     shapes = made_shapes.make_world(dimension=16)
-    market = made_shapes.make_market(shapes, 1200, size=20)
+    market = made_shapes.make_market(shapes, 1200, size=20, probe=probe)
     people = made_shapes.make_users(shapes, 16, other=other, seed=6)
     found = js.Index.build(market).search(people, 10, recall=recall)
     exact = js.match(market, people)
@@ -153,7 +155,10 @@ def test_the_recall_holds_where_learnwares_differ_in_shape_and_have_probes(other
     best = [{name for name, _ in one} for one in exact.top_k(10)]
     held = [some <= set(one.ids) for some, one in zip(best, found, strict=True)]
     assert np.mean(held) >= recall
-    assert len(found[0].ids) < len(market)
+    # These models do not follow the public features: codes say nothing of their use to strangers.
+    follows = float(calibration.following(market.calibration))
+    assert follows < 0.1 if probe else follows == 1
+    assert (len(found[0].ids) < len(market)) == (not (other and probe))
 
 
 def test_growing_by_one_and_users_of_other_classes_compile_nothing(compile_counter):
