@@ -52,7 +52,7 @@ import jaxspec as js
 from benchmarks import machine, made_market
 from benchmarks.yardstick import Timed, print_table, progress, take_turns, write_json
 from jaxspec.market import ROW_FIELDS
-from jaxspec.market_folder import Folder
+from jaxspec.market_folder import Blocks, Folder
 from jaxspec.stream import BLOCK_BYTES
 from jaxspec.stream_blocks import CLASSES, EMBEDDING
 
@@ -142,14 +142,11 @@ def on_mesh(job: Record) -> Record:
 
 def read_alone(folder: Folder, names: Sequence[str], size: int) -> None:
     """Read arrays as the stream does, block by block and one ahead, and do nothing with them."""
-    count, stores = len(folder.market), folder.open(names).values()
-    reading: list[Any] = []
-    for first in range(0, count + size, size):
-        last = min(first + size, count)
-        coming = [one[first:last].read() for one in stores] if first < last else []
-        for one in reading:
-            one.result()
-        reading = coming
+    blocks = Blocks(folder, names, size)
+    blocks.start(0)
+    for first in range(0, len(folder.market), size):
+        blocks.wait()
+        blocks.start(first + size)
 
 
 def forget(path: Path) -> None:
