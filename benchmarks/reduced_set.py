@@ -61,9 +61,8 @@ def oracle(Z, bandwidth):
 def start(key, rows, weights, kernel, size):
     active = jnp.ones(size, bool)
     rows, weights, origin = rkme._centre(rows, weights)
-    state = rkme._fit(
-        key, rows, weights, active, kernel, 0.0, 0, nonnegative=False, block_size=8192
-    )
+    arrays = key[None], rows[None], weights[None]  # a batch of one
+    state = rkme._fit(*arrays, active, kernel, 0.0, 0, nonnegative=False, block_size=8192)
     evaluate = partial(
         projection.evaluate,
         kernel,
@@ -71,7 +70,7 @@ def start(key, rows, weights, kernel, size):
         active=active,
         nonnegative=False,
     )
-    return state.best, evaluate, origin
+    return jax.tree.map(lambda leaf: leaf[0], state.best), evaluate, origin
 
 
 def alternating(best, evaluate, steps, rate):
