@@ -17,6 +17,7 @@ __all__ = [
     "as_features",
     "as_key",
     "as_labels",
+    "as_number",
     "as_probabilities",
     "as_size",
     "is_concrete",
@@ -145,6 +146,17 @@ def as_size(name: str, value: Any, *, minimum: int = 1) -> int:
     if value < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
     return int(value)
+
+
+def as_number(name: str, value: Any, wanted: str, *, least: float, strict: bool = False) -> Any:
+    """Return `value`, a finite number of at least (if `strict`, above) `least`, or a tracer."""
+    if not is_concrete(value):
+        return value
+    if np.shape(value) != () or np.asarray(value).dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected a number, got {value!r:.80}")
+    if not least <= float(value) < np.inf or (strict and float(value) == least):
+        raise ValueError(f"{name}: expected {wanted}, got {value}")
+    return value
 
 
 def as_key(name: str, value: Any) -> Any:

@@ -14,12 +14,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxspec import index_codes
 from jaxspec.calibration import Calibration
 from jaxspec.index_codes import EMBEDDING, Encoder
-from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, partition_specs
+from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
 from jaxspec.pytrees import register
 from jaxspec.scoring import Scores, UserArrays, score_rows
 
@@ -85,20 +85,9 @@ def search(
 
 @partial(jax.jit, static_argnames=("method", "depth", "mesh"))
 def _search(
-    market: MarketArrays,
-    codes: Array,
-    spaces: Array,
-    alive: Array,
-    encoder: Encoder,
-    table: Array,
-    model: Filter,
-    users: UserArrays,
-    calibration: Calibration,
-    *,
-    method: str,
-    depth: int,
-    mesh: Mesh | None,
+    market: MarketArrays, *others: Any, method: str, depth: int, mesh: Mesh | None
 ) -> tuple[Array, Scores]:
+    """Return what `search` does; the other arguments are those of `local`."""
     axis = None if mesh is None else mesh.axis_names
     by_closeness = 0
     if method == "likelihood" and market.landmarks.shape[0] > 0:
@@ -153,25 +142,9 @@ def _search(
 
         return jax.lax.map(one, (guess, near, users))
 
-    arguments = (market, codes, spaces, alive, encoder, table, model, users, calibration)
     if mesh is None:
-        return local(*arguments)
-    return _over(mesh, local, market, 3, 5)(*arguments)
-
-
-def _over(mesh: Mesh, local: Any, market: MarketArrays, by_row: int, rest: int) -> Any:
-    """Return `local` over the devices, with its result on all of them.
-
-    Its arguments are the market, so many arrays by row, and so many that are the same everywhere.
-    """
-    whole, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(partition_specs(mesh, market), *[split] * by_row, *[whole] * rest),
-        out_specs=whole,
-        check_vma=False,  # results are gathered, hence equal everywhere
-    )
+        return local(market, *others)
+    return over_devices(local, mesh, market, by_row=3, whole=5)(market, *others)
 
 
 def _features(first: Array, second: Array, share: Array, norms: Array) -> Array:
@@ -219,16 +192,9 @@ def features_of(
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _features_of(
-    market: MarketArrays,
-    codes: Array,
-    spaces: Array,
-    encoder: Encoder,
-    table: Array,
-    users: UserArrays,
-    *,
-    mesh: Mesh | None,
-) -> Array:
+def _features_of(market: MarketArrays, *others: Any, mesh: Mesh | None) -> Array:
+    """Return what `features_of` does; the other arguments are those of `local`."""
+
     def local(
         market: MarketArrays,
         codes: Array,
@@ -244,8 +210,9 @@ def _features_of(
             return found
         return jax.lax.all_gather(found, mesh.axis_names, axis=1, tiled=True)
 
-    arguments = (market, codes, spaces, encoder, table, users)
-    return local(*arguments) if mesh is None else _over(mesh, local, market, 2, 3)(*arguments)
+    if mesh is None:
+        return local(market, *others)
+    return over_devices(local, mesh, market, by_row=2, whole=3)(market, *others)
 
 
 def _slots_of(rows: Array, axis: Any) -> Array:

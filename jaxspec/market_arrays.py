@@ -34,6 +34,7 @@ __all__ = [
     "encode_rows",
     "in_float32",
     "on_mesh",
+    "over_devices",
     "partition_specs",
     "probe_chances",
     "replicated",
@@ -215,6 +216,21 @@ def in_float32() -> contextlib.AbstractContextManager[Any]:
     wide and, here and there, make float64 of what they meet: other programs and other numbers.
     """
     return jax.enable_x64(False)
+
+
+def over_devices(local: Any, mesh: Mesh, market: MarketArrays, *, by_row: int, whole: int) -> Any:
+    """Return `local` over the devices of a mesh, with its result on all of them.
+
+    Its arguments are the market, so many arrays by row, and so many that are the same everywhere.
+    """
+    everywhere, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(partition_specs(mesh, market), *[split] * by_row, *[everywhere] * whole),
+        out_specs=everywhere,
+        check_vma=False,  # results are gathered, hence equal everywhere
+    )
 
 
 def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:

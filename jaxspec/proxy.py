@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.checks import as_features, as_labels, as_probabilities, as_size, is_concrete
+from jaxspec.checks import as_features, as_labels, as_number, as_probabilities, as_size, is_concrete
 from jaxspec.pytrees import register
 from jaxspec.shapes import bucket, pad_to
 
@@ -244,16 +244,9 @@ def _check(
 
 
 def _check_options(teacher_weight: Any, ridge: Any, tolerance: Any, max_iterations: Any) -> None:
-    options = {"teacher_weight": teacher_weight, "ridge": ridge, "tolerance": tolerance}
-    for name, value in options.items():
-        if not is_concrete(value):
-            continue
-        if np.shape(value) != () or np.asarray(value).dtype.kind not in "fiu":
-            raise TypeError(f"{name}: expected a number, got {value!r:.80}")
-        if name == "teacher_weight" and not 0 <= float(value) < np.inf:
-            raise ValueError(f"{name}: expected a number >= 0, got {value}")
-        if name != "teacher_weight" and not 0 < float(value) < np.inf:
-            raise ValueError(f"{name}: expected a positive number, got {value}")
+    as_number("teacher_weight", teacher_weight, "a number >= 0", least=0)
+    for name, value in (("ridge", ridge), ("tolerance", tolerance)):
+        as_number(name, value, "a positive number", least=0, strict=True)
     as_size("max_iterations", max_iterations)
 
 

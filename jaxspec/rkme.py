@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.checks import as_features, as_key, as_size, is_concrete
+from jaxspec.checks import as_features, as_key, as_number, as_size, is_concrete
 from jaxspec.gauss_newton import State, each, optimise
 from jaxspec.kernels import Kernel, ReducedSet, as_kernel, inner_product, squared_mmd
 from jaxspec.kmeans import kmeans_plus_plus, lloyd, systematic_sample
@@ -224,13 +224,7 @@ def reduce_set(
 
 
 def _as_tolerance(value: Any) -> Any:
-    """Return a nonnegative number, or a tracer as it is."""
-    number = isinstance(value, (int, float, np.number, np.ndarray, jax.Array))
-    if not number or np.shape(value) != ():
-        raise TypeError(f"tolerance: expected a number, got {value!r:.80}")
-    if is_concrete(value) and not 0 <= float(value) < np.inf:
-        raise ValueError(f"tolerance: expected a finite nonnegative number, got {value!r}")
-    return value
+    return as_number("tolerance", value, "a finite nonnegative number", least=0)
 
 
 def _row_weights(weights: Array | None, rows: Array) -> Array:

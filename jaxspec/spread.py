@@ -13,10 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxspec.calibration import Calibration
-from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, partition_specs
+from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
 from jaxspec.pytrees import register
 from jaxspec.scoring import Scores, UserArrays, compare_classes, score
 
@@ -37,18 +37,6 @@ class Best:
 
     slots: Array
     scores: Scores
-
-
-def _mapped(local: Any, mesh: Mesh, market: MarketArrays) -> Any:
-    """Return `local` over the devices, with its result on all of them."""
-    whole, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(partition_specs(mesh, market), whole, whole, split, whole),
-        out_specs=whole,
-        check_vma=False,  # results are gathered, hence equal everywhere
-    )
 
 
 def score_spread(
@@ -81,11 +69,18 @@ def _score(
         return score(market, users, length, alive, calibration, method=method)
     axis = mesh.axis_names
 
-    def local(*arguments: Any) -> Scores:
-        found = score(*arguments, method=method, axis=axis)
+    def local(
+        market: MarketArrays,
+        alive: Array,
+        users: UserArrays,
+        length: Array,
+        calibration: Calibration,
+    ) -> Scores:
+        found = score(market, users, length, alive, calibration, method=method, axis=axis)
         return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis, axis=1, tiled=True), found)
 
-    return _mapped(local, mesh, market)(market, users, length, alive, calibration)
+    spread = over_devices(local, mesh, market, by_row=1, whole=3)
+    return spread(market, alive, users, length, calibration)
 
 
 def best_spread(
@@ -121,9 +116,9 @@ def _best(
 
     def local(
         market: MarketArrays,
+        alive: Array,
         users: UserArrays,
         length: Array,
-        alive: Array,
         calibration: Calibration,
     ) -> Best:
         found = score(market, users, length, alive, calibration, method=method, axis=axis)
@@ -141,8 +136,9 @@ def _best(
         return _best_of(best, min(k, best.slots.shape[1]))
 
     if mesh is None:
-        return local(market, users, length, alive, calibration)
-    return _mapped(local, mesh, market)(market, users, length, alive, calibration)
+        return local(market, alive, users, length, calibration)
+    spread = over_devices(local, mesh, market, by_row=1, whole=3)
+    return spread(market, alive, users, length, calibration)
 
 
 def _classes_of(market: MarketArrays, users: UserArrays, rows: Array) -> tuple[Array, Array]:
