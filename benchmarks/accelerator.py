@@ -4,14 +4,14 @@ On a GPU, a TPU or a CPU, with jax, flax, optax, orbax-checkpoint and numpy (pyt
 the tests, which are left out without them):
 
     python -m benchmarks.accelerator [--output benchmarks/results] [--quick]
-                                     [--minutes 25] [--skip-tests]
+                                     [--minutes 25] [--only tests markets ...]
 
 Runs the correctness tests; measures the device's own limits (`benchmarks.machine`), the making of
-specifications, the exact pass over markets of 10^4 to 10^6 learnwares, by XLA and by the fused
+specifications, the exact pass over markets of 10^5 and 10^6 learnwares, by XLA and by the fused
 kernel, and the search of an index. Every figure is the first call (which compiles), the fastest
 and the median of later ones; ratios are of the fastest to a bound, 1 being the limit. What fails,
 for want of memory say, is recorded as failed and the rest goes on. Writes after every stage to
-<output>/<device>.json.
+<output>/<device>.json; with --only some, the others stay there as an earlier run left them.
 """
 
 from __future__ import annotations
@@ -26,39 +26,57 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")  # before jax takes its share
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxspec as js
-from benchmarks import machine
+from benchmarks import machine, made_market
+from benchmarks.device_market import make_on_device
 from jaxspec.embeddings import embedding_products, pack_columns
+from jaxspec.exact import PARTS
+from jaxspec.fused import fused_for, fused_products
 from jaxspec.matching import stack_users
 from jaxspec.spread import score_spread
 
-TESTS = ("kernels", "rkme", "proxy", "scoring", "matching", "market", "embeddings", "fused")
+TESTS = ("fused", "kernels", "scoring", "matching", "market", "index", "probe", "rkme", "proxy")
 QUICK_TESTS = ("kernels", "fused")
-POINTS, USER_POINTS, CLASSES = 50, 50, 5
-BATCH_BYTES = 1 << 27  # float32 points of a market that are drawn at a time
-SPACE = "drawn"
+# Tests make hundreds of small programs: without a search for the best product they compile faster.
+TEST_FLAGS = "--xla_gpu_autotune_level=0"
+POINTS, USER_POINTS = 50, 50
+SECTIONS = ("tests", "limits", "specifications", "markets")
+RECALL_USERS, TOP = 32, 10
 
-# Peaks by vendors' data sheets, dense, without sparsity: Tflop/s and GB/s; SXM parts. No vendor
-# gives a float32 rate for the matrix units of a TPU. Of a device kind the longest name counts.
-PEAKS: dict[str, dict[str, float | None]] = {
-    "NVIDIA A100": {"float32": 19.5, "tf32": 156.0, "bfloat16": 312.0, "memory": 1555.0},
-    "NVIDIA A100-SXM4-80GB": {"float32": 19.5, "tf32": 156.0, "bfloat16": 312.0, "memory": 2039.0},
-    "NVIDIA H100": {"float32": 66.9, "tf32": 494.7, "bfloat16": 989.4, "memory": 3350.0},
-    "NVIDIA H100 PCIe": {"float32": 51.2, "tf32": 378.0, "bfloat16": 756.0, "memory": 2000.0},
-    "NVIDIA H200": {"float32": 66.9, "tf32": 494.7, "bfloat16": 989.4, "memory": 4800.0},
-    "TPU v4": {"float32": None, "tf32": None, "bfloat16": 275.0, "memory": 1228.0},
-    "TPU v5 lite": {"float32": None, "tf32": None, "bfloat16": 197.0, "memory": 819.0},
-    "TPU v5e": {"float32": None, "tf32": None, "bfloat16": 197.0, "memory": 819.0},
-    "TPU v6 lite": {"float32": None, "tf32": None, "bfloat16": 918.0, "memory": 1640.0},
+
+class Peaks(NamedTuple):
+    """Tflop/s (of int8: Tops/s) and GB/s."""
+
+    float32: float | None
+    tf32: float | None
+    bfloat16: float
+    int8: float | None
+    memory: float
+
+
+# By vendors' data sheets, dense, without sparsity; GPUs: SXM parts. No vendor gives a float32 rate
+# for the matrix units of a TPU. Of a device kind the longest name counts.
+PEAKS = {
+    "NVIDIA A100": Peaks(19.5, 156.0, 312.0, 624.0, 1555.0),
+    "NVIDIA A100-SXM4-80GB": Peaks(19.5, 156.0, 312.0, 624.0, 2039.0),
+    "NVIDIA H100": Peaks(66.9, 494.7, 989.4, 1978.9, 3350.0),
+    "NVIDIA H100 PCIe": Peaks(51.2, 378.0, 756.0, 1513.0, 2000.0),
+    "NVIDIA H200": Peaks(66.9, 494.7, 989.4, 1978.9, 4800.0),
+    "TPU v4": Peaks(None, None, 275.0, None, 1228.0),
+    "TPU v5 lite": Peaks(None, None, 197.0, 394.0, 819.0),
+    "TPU v5e": Peaks(None, None, 197.0, 394.0, 819.0),
+    "TPU v6 lite": Peaks(None, None, 918.0, 1836.0, 1640.0),
 }
 PEAKS_SOURCE = "published by the vendors (TPU: their documentation, GPU: as quoted), not measured"
 
@@ -81,24 +99,19 @@ class Case(NamedTuple):
     @property
     def nbytes(self) -> float:
         """About the bytes of the market's arrays."""
-        vectors = CLASSES * self.dimension * (4 if self.storage == "float32" else 2)
+        vectors = made_market.PER_TASK * self.dimension * (4 if self.storage == "float32" else 2)
         return float(self.learnwares) * (POINTS * (self.dimension * self.item_bytes + 8) + vectors)
 
 
 CASES = (
-    Case(10_000, 64, "float32"),
-    Case(100_000, 64, "float32"),
-    Case(100_000, 64, "bfloat16"),
-    Case(100_000, 64, "int8"),
-    Case(1_000_000, 64, "bfloat16"),
-    Case(1_000_000, 64, "int8"),
-    Case(10_000, 512, "bfloat16"),
-    Case(100_000, 512, "bfloat16"),
-    Case(100_000, 512, "int8"),
-    Case(1_000_000, 512, "bfloat16"),
     Case(1_000_000, 512, "int8"),
+    Case(1_000_000, 512, "bfloat16"),
+    Case(1_000_000, 64, "int8"),
+    Case(100_000, 64, "float32"),
+    Case(100_000, 512, "bfloat16"),
 )
-QUICK_CASES = (Case(300, 64, "int8"),)
+QUICK_CASES = (Case(320, 64, "int8"),)
+MOST_BY_XLA = 100_000  # learnwares in a market that is scored without the fused kernel too
 
 
 class Report:
@@ -109,9 +122,12 @@ class Report:
         self._folder, self._end = folder, began + 60 * minutes
         self.path: Path | None = None
 
-    def named_after(self, device: str) -> None:
+    def named_after(self, device: str, *, keep: bool) -> None:
+        """Fix where the record is written; `keep` what an earlier run wrote there."""
         slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
         self.path = self._folder / f"{slug or 'device'}.json"
+        if keep and self.path.exists():
+            self.record = {**json.loads(self.path.read_text()), **self.record}
 
     def stage(self, group: str, name: str, work: Callable[[], Any]) -> Any:
         """Run `work`, record what it returns under group and name, and return that (or None)."""
@@ -165,7 +181,15 @@ def run_tests(names: tuple[str, ...]) -> dict[str, Any]:
         else:
             files.append(str(path))
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rf", *files]
-    found = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1800)
+    if importlib.util.find_spec("xdist") is not None:
+        command += ["-n", str(min(12, os.cpu_count() or 1)), "--dist", "worksteal"]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {TEST_FLAGS}".strip()
+    shared = {**os.environ, "XLA_FLAGS": flags, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    began = time.perf_counter()
+    found = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, timeout=1800, env=shared
+    )
+    seconds = time.perf_counter() - began
     lines = found.stdout.splitlines()
     last = next((line for line in reversed(lines) if re.search(r"\d+ \w+", line)), "")
     counts = {
@@ -173,13 +197,19 @@ def run_tests(names: tuple[str, ...]) -> dict[str, Any]:
         for count, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)
     }
     failures = [line[:300] for line in lines if line.startswith(("FAILED", "ERROR"))]
-    return {"exit": found.returncode, **counts, "failures": failures, "left out": missing}
+    return {
+        "exit": found.returncode,
+        **counts,
+        "seconds": seconds,
+        "failures": failures,
+        "left out": missing,
+    }
 
 
 # How near to the limit
 
 
-def peaks_of(device: str) -> dict[str, float | None] | None:
+def peaks_of(device: str) -> Peaks | None:
     names = [name for name in PEAKS if device.startswith(name)]
     return PEAKS[max(names, key=len)] if names else None
 
@@ -200,20 +230,6 @@ def limits(quick: bool) -> dict[str, Any]:
     return {name: rate._asdict() for name, rate in rates.items()}
 
 
-def bound_of_pairs(rates: dict[str, Any], users: int, dimension: int, quick: bool) -> Any:
-    """Return `machine.bound_seconds` of 10^6 learnwares; products and exponentials scale with M."""
-    return machine.bound_seconds(
-        10**6,
-        users,
-        dimension,
-        points=POINTS,
-        user_points=USER_POINTS,
-        repeats=2 if quick else 3,
-        exponentials=machine.Rate(**rates["exponentials"]),
-        memory=machine.Rate(**rates["memory"]),
-    )._asdict()
-
-
 def compared(found: machine.Timing, **bounds: float | None) -> dict[str, Any]:
     """Return a timing with the ratios of its fastest to the bounds, {name: seconds}."""
     ratios = {
@@ -224,31 +240,34 @@ def compared(found: machine.Timing, **bounds: float | None) -> dict[str, Any]:
     return {**found._asdict(), "bounds": ratios}
 
 
-def timing(call: Callable[[], Any], quick: bool, **bounds: float | None) -> dict[str, Any]:
+def timing(
+    call: Callable[[], Any], quick: bool, repeats: int = 5, **bounds: float | None
+) -> dict[str, Any]:
     """Time a call and compare it with the bounds."""
-    return compared(machine.timed(call, 2 if quick else 5), **bounds)
+    return compared(machine.timed(call, 2 if quick else repeats), **bounds)
 
 
-def pass_bounds(
-    case: Case, users: int, per_million: dict[str, Any] | None, rates: Any, peaks: Any
-) -> dict[str, float | None]:
-    """Return the least seconds of the products of a market with users.
+def pass_bounds(case: Case, users: int, rates: Any, peaks: Any) -> dict[str, float | None]:
+    """Return the least seconds of the products of a market with users, by what limits them.
 
-    By measured rates: float32 products and exponentials after one another, or overlapping, or the
-    stored points read once. By vendors' peaks: products in a precision, or the points read.
+    Products in float32 and exponentials by measured rates, one after the other; the stored points
+    read once; and, by the vendor's peak, the exact products in parts that the fused kernel takes.
     """
     pairs = float(case.learnwares) * POINTS * USER_POINTS * users
     stored = float(case.learnwares) * POINTS * (case.dimension * case.item_bytes + 8)
+    flops = 2.0 * pairs * case.dimension
     found: dict[str, float | None] = {}
-    if per_million and rates and "products" in per_million:
-        share, moved = case.learnwares / 1e6, stored / rates["memory"]["best"]
-        products, exponentials = (share * per_million[k] for k in ("products", "exponentials"))
-        found["measured"] = max(products + exponentials, moved)
-        found["measured, overlapped"] = max(products, exponentials, moved)
-    for kind in ("float32", "tf32", "bfloat16"):
-        if peaks and peaks[kind]:
-            products = 2.0 * pairs * case.dimension / (peaks[kind] * 1e12)
-            found[f"vendor, {kind}"] = max(products, stored / (peaks["memory"] * 1e9))
+    if rates:
+        product = max(rate["best"] for name, rate in rates.items() if "highest" in name)
+        exponentials = pairs / rates["exponentials"]["best"]
+        found["float32 and exponentials, measured"] = flops / product + exponentials
+        # Of reading and writing back; reading alone may be a little faster.
+        found["points read once, measured"] = stored / rates["memory"]["best"]
+    kind = "int8" if case.storage == "int8" else "bfloat16"
+    peak = getattr(peaks, kind, None)
+    if peak:
+        parts = PARTS * (PARTS + 1) // 2 if case.storage == "float32" else PARTS
+        found[f"products in {parts} parts, vendor's {kind}"] = parts * flops / (peak * 1e12)
     return found
 
 
@@ -301,36 +320,6 @@ def specifications(report: Report, rates: Any, quick: bool) -> None:
     report.stage("specifications", "fit_proxies", proxies)
 
 
-def drawn_batches(case: Case, kernel: Any) -> Iterator[tuple[list[str], js.Specification]]:
-    """Yield stacked specifications of random points around a centre each."""
-    batch = max(1, min(8192, BATCH_BYTES // (4 * POINTS * case.dimension)))
-    names = tuple(f"class {k}" for k in range(CLASSES))
-    for start in range(0, case.learnwares, batch):
-        count = min(batch, case.learnwares - start)
-        rng = np.random.default_rng([case.dimension, start])
-        points = rng.standard_normal((count, POINTS, case.dimension), np.float32)
-        points += rng.standard_normal((count, 1, case.dimension), np.float32)
-        weights = (rng.random((count, POINTS), np.float32) + 0.5) / POINTS
-        vectors = rng.standard_normal((count, case.dimension, CLASSES), np.float32)
-        proxy = js.Proxy(vectors, np.zeros((count, CLASSES), np.float32))
-        spec = js.Specification(js.ReducedSet(points, weights), proxy, kernel, names, SPACE)
-        yield [f"l{start + i}" for i in range(count)], spec
-
-
-def drawn_users(count: int, dimension: int, kernel: Any) -> list[js.UserSpecification]:
-    features, labels = drawn_tasks(count, USER_POINTS, dimension, CLASSES)
-    return [
-        js.specify_user(
-            x,
-            y,
-            class_names=[f"class {k}" for k in range(CLASSES)],
-            kernel=kernel,
-            feature_space=SPACE,
-        )
-        for x, y in zip(features, labels, strict=True)
-    ]
-
-
 def memory_left() -> float:
     """Return the bytes that the device says it may use, else those of the host."""
     stats = jax.devices()[0].memory_stats() or {}
@@ -340,11 +329,12 @@ def memory_left() -> float:
 
 
 def score_case(
-    report: Report, case: Case, users: tuple[int, ...], rates: Any, peaks: Any, quick: bool
+    report: Report, case: Case, counts: tuple[int, ...], rates: Any, peaks: Any, quick: bool
 ) -> None:
-    """Measure one market: the pass by XLA and fused, all scores, `match` and an index."""
+    """Measure one market: the pass by XLA and fused, all scores, `top_k`, `match` and an index."""
     group = f"market {case.name}"
-    kernel = js.Gaussian(bandwidth=2.0 * math.sqrt(case.dimension))
+    world = made_market.make_world(case.dimension)
+    everybody = made_market.make_users(world, RECALL_USERS, size=USER_POINTS, seed=3)
     held: dict[str, Any] = {}  # so that the market can be let go of
 
     def make() -> dict[str, Any]:
@@ -352,9 +342,7 @@ def score_case(
         if needed > there:
             raise MemoryError(f"needs about {needed / 1e9:.1f} GB, {there / 1e9:.1f} GB are free")
         began = time.perf_counter()
-        held["market"] = js.Market.from_stacked(
-            drawn_batches(case, kernel), count=case.learnwares, storage=case.storage, spare=0.0
-        )
+        held["market"] = make_on_device(world, case.learnwares, case.storage, size=POINTS)
         jax.block_until_ready(held["market"].arrays)
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "bytes": held["market"].nbytes, "case": case._asdict()}
@@ -362,64 +350,57 @@ def score_case(
     if not report.stage(group, "make", make):
         return
     market = held["market"]
-    for count in users:
-        asked = drawn_users(count, case.dimension, kernel)
+    for count in counts:
+        asked = everybody[:count]
         stacked = jax.tree.map(jnp.asarray, stack_users(market, asked))
-        key = f"Q={count} d={case.dimension}"
-        known = report.record.get("bounds", {}).get(key)
-        if known is None:
-            known = report.stage(
-                "bounds", key, partial(bound_of_pairs, rates, count, case.dimension, quick)
-            )
-        bounds = pass_bounds(case, count, known, rates, peaks)
+        bounds = pass_bounds(case, count, rates, peaks)
         measure = partial(timing, quick=quick, **bounds)
-        length = jnp.int32(market.length)
-        results: dict[str, Any] = {}
-        for name, run in passes().items():
-            call = partial(run, market.arrays, stacked, length)
+        length, results = jnp.int32(market.length), {}
 
-            def products(
-                call: Callable[[], Any] = call,
-                name: str = name,
-                measure: Callable[..., Any] = measure,
-                results: dict[str, Any] = results,
-            ) -> dict[str, Any]:
-                found = measure(call)
-                results[name] = np.asarray(call())
-                return found
+        def products(run: Any, name: str, measure: Any, arguments: Any, results: Any) -> Any:
+            found = measure(partial(run, *arguments))
+            results[name] = np.asarray(run(*arguments))
+            return found
 
-            report.stage(group, f"Q={count} products, {name}", products)
+        for name, run in passes(case).items():
+            arguments = (market.arrays, stacked, length)
+            report.stage(
+                group,
+                f"Q={count} products, {name}",
+                partial(products, run, name, measure, arguments, results),
+            )
         if len(results) == 2:
             one, other = results.values()
             report.stage(
                 group,
                 f"Q={count} largest difference, fused to xla",
-                lambda one=one, other=other: float(np.abs(one - other)[: len(market)].max()),
-            )
-        alive = np.zeros(market.arrays.weights.shape[0], bool)
-        alive[market.rows] = True
-        for method in ("rkme", "likelihood"):
-            report.stage(
-                group,
-                f"Q={count} scores, {method}",
-                lambda method=method, stacked=stacked, alive=alive, measure=measure: measure(
-                    lambda: score_spread(
-                        market.arrays,
-                        stacked,
-                        np.int32(market.length),
-                        alive,
-                        market.calibration,
-                        method=method,
-                    )
-                ),
+                lambda one=one, other=other: float(np.abs(one - other).max()),
             )
         report.stage(
             group,
-            f"Q={count} match, with all on the host",
-            lambda asked=asked, measure=measure: measure(lambda: js.match(market, asked).scores),
+            f"Q={count} scores, likelihood",
+            lambda stacked=stacked, measure=measure, length=length: measure(
+                lambda: score_spread(
+                    market.arrays,
+                    stacked,
+                    length,
+                    market.alive,
+                    market.calibration,
+                    method="likelihood",
+                )
+            ),
         )
-    if not hasattr(js, "Index"):
-        return
+        report.stage(
+            group,
+            f"Q={count} top_k, the whole call",
+            lambda asked=asked, measure=measure: measure(partial(best, market, asked)),
+        )
+    if case.learnwares <= MOST_BY_XLA:
+        report.stage(
+            group,
+            "Q=1 match, the whole call with all scores on the host",
+            lambda: timing(lambda: js.match(market, everybody[0]).scores, quick),
+        )
 
     def build() -> dict[str, Any]:
         began = time.perf_counter()
@@ -427,39 +408,52 @@ def score_case(
         return {"seconds": time.perf_counter() - began}
 
     if report.stage(group, "index, build", build):
-        for count in users:
-            asked = drawn_users(count, case.dimension, kernel)
+        index = held["index"]
+        for count in counts:
+            asked = everybody[:count]
             report.stage(
                 group,
-                f"Q={count} index, search k=10",
-                lambda asked=asked: timing(
-                    lambda: _scores(held["index"].search(asked, k=10)), quick
-                ),
+                f"Q={count} index, the whole call",
+                lambda asked=asked: {
+                    **timing(lambda: [x.scores for x in index.search(asked, k=TOP)], quick, 20),
+                    "candidates": index.candidates(TOP),
+                    "bytes a learnware": index.bytes_per_learnware,
+                },
             )
 
+        def recall() -> dict[str, Any]:
+            exact = [set(js.top_k(market, one, TOP).ids) for one in everybody]
+            found = [set(index.search(one, k=TOP).ids) for one in everybody]
+            complete = sum(a <= b for a, b in zip(exact, found, strict=True))
+            return {"users": len(exact), "with all of the exact best": complete, "k": TOP}
 
-def _scores(matches: Any) -> Any:
-    return [one.scores for one in matches]
+        report.stage(group, "index, recall", recall)
 
 
-def passes() -> dict[str, Callable[..., Any]]:
+def best(market: js.Market, users: list[js.UserSpecification]) -> Any:
+    """Return the scores of the best for each user, on the host."""
+    return [one.scores for one in js.top_k(market, users, TOP)]
+
+
+def passes(case: Case) -> dict[str, Callable[..., Any]]:
     """Return the ways to the products, {name: compiled function}; fused where a device has it."""
 
-    def products(fused: bool, arrays: Any, users: Any, length: Any) -> Any:
+    def by_xla(arrays: Any, users: Any, length: Any) -> Any:
         columns, shares = pack_columns(users.points, users.weights, users.counts)
         stored = (arrays.points, arrays.scales, arrays.square_norms, arrays.weights)
         count = users.counts.sum()
-        if fused:
-            from jaxspec.fused import fused_products
-
-            return fused_products(arrays.kernel, *stored, columns, shares, length, count=count)
         return embedding_products(arrays.kernel, *stored, columns, shares, count, length)
 
-    from jaxspec.fused import available
+    def fused(arrays: Any, users: Any, length: Any) -> Any:
+        stored = (arrays.points, arrays.scales, arrays.square_norms, arrays.weights)
+        own = (users.points, users.weights, users.counts)
+        return fused_products(arrays.kernel, *stored, *own, length)
 
-    found: dict[str, Callable[..., Any]] = {"xla": jax.jit(partial(products, False))}
-    if available():
-        found["fused"] = jax.jit(partial(products, True))
+    found: dict[str, Callable[..., Any]] = {}
+    if fused_for(js.Gaussian(bandwidth=1.0)):
+        found["fused"] = jax.jit(fused)
+    if case.learnwares <= MOST_BY_XLA or not found:
+        found["xla"] = jax.jit(by_xla)
     return found
 
 
@@ -469,24 +463,30 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--quick", action="store_true", help="small sizes, to check the script")
     parser.add_argument("--minutes", type=float, default=25.0, help="begin no stage after these")
-    parser.add_argument("--skip-tests", action="store_true", help="measure only")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args()
     began = time.perf_counter()
     report, quick = Report(options.output, options.minutes, began), options.quick
     # First, in a process of its own: a TPU serves one process, and a GPU's memory goes to one.
-    if not options.skip_tests:
+    if "tests" in options.only:
         names = QUICK_TESTS if quick else TESTS
         report.stage("tests", "pytest", partial(run_tests, names))
     described = machine.describe()
-    report.named_after(described["device"])
+    report.named_after(described["device"], keep=len(options.only) < len(SECTIONS))
     peaks = peaks_of(described["device"])
     report.record["machine"] = {**described, "memory": memory_left(), "quick": quick}
-    report.record["sizes"] = {"m": POINTS, "m_T": USER_POINTS, "classes": CLASSES}
-    report.record["peaks"] = {"Tflop/s and GB/s": peaks, "source": PEAKS_SOURCE}
+    report.record["sizes"] = {"m": POINTS, "m_T": USER_POINTS, "classes": made_market.PER_TASK}
+    report.record["peaks"] = {
+        "Tflop/s and GB/s": peaks._asdict() if peaks else None,
+        "source": PEAKS_SOURCE,
+    }
     say(json.dumps(report.record["machine"]))
-    rates = report.stage("limits", "rates", partial(limits, quick))
-    specifications(report, rates, quick)
-    for case in QUICK_CASES if quick else CASES:
+    if "limits" in options.only:
+        report.stage("limits", "rates", partial(limits, quick))
+    rates = report.record.get("limits", {}).get("rates")
+    if "specifications" in options.only:
+        specifications(report, rates, quick)
+    for case in (QUICK_CASES if quick else CASES) if "markets" in options.only else ():
         score_case(report, case, (1, 3) if quick else (1, 16), rates, peaks, quick)
         gc.collect()
     report.record["seconds"] = time.perf_counter() - began

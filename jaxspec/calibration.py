@@ -155,13 +155,14 @@ def calibrate(
         return Calibration(slope, mean, points, weights, self_terms, used)
     values = witness(kernel, landmarks, points, weights, self_terms)
     share = used.astype(points.dtype) / jnp.maximum(used.sum(), 1)
-    mean = share @ values
+    mean = jnp.matmul(share, values, precision="highest")
     regions = region(values, mean)
     behaviour = agreement(chance, valid, chance, valid, regions).T  # (pseudo-user, learnware)
 
     def products(one: tuple[Array, Array]) -> Array:
         gram = kernel.profile(distances(kernel.metric, points.reshape(-1, d), one[0]))
-        return ((gram @ one[1]).reshape(sample, m) * weights).sum(axis=1)
+        product = jnp.matmul(gram, one[1], precision="highest").reshape(sample, m)
+        return (product * weights).sum(axis=1)
 
     near = jax.lax.map(products, (points, weights))
     near = near / jnp.sqrt(jnp.maximum(self_terms[:, None] * self_terms, 1e-30))

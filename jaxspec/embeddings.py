@@ -44,9 +44,12 @@ def chunk_rows(slots: int, entries: int) -> int:
     """Return learnwares a chunk when one of them needs `entries` values.
 
     Chunks of equal length, five or a multiple: a new market has a fifth of its slots free, and
-    chunks without a learnware are not computed.
+    chunks without a learnware are not computed. An accelerator, for which a chunk is long and
+    going from one to the next costs, gets as few as there can be.
     """
     chunks = -(-slots // max(1, block_entries() // entries))
+    if jax.default_backend() != "cpu":
+        return -(-slots // chunks)
     return max(1, -(-slots // (-(-chunks // 5) * 5)))
 
 

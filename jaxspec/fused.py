@@ -1,14 +1,10 @@
 """The products of `jaxspec.embeddings` as one Pallas kernel, whose kernel values are never stored.
 
 XLA writes the values k(x_i, c_j) of a block to memory between the matrix product and the sums over
-them. Here one program takes the points of a few learnwares, goes over the users' points block by
-block and keeps everything between in registers (GPU, Triton) or in vector memory (TPU, Mosaic);
-only the sums leave it. For kernels of the squared distance: Gaussian and inverse multiquadric.
-
-Never run on an accelerator: it was written where there is none. Interpreted on a CPU it equals
-`embedding_products`, and compilers for Hopper and TPU v5e take it, so XLA stays the default until
-`benchmarks/accelerator.py` has shown on a device that this is faster. jax 0.11 calls its Triton
-backend deprecated; with a jax that has none, `available` is False on a GPU.
+them. Here one program takes rows of the flattened market as they lie, goes over one user's points
+block by block and keeps everything between in registers (GPU, Triton) or in vector memory (TPU,
+Mosaic); one number a row and user leaves it. For kernels of the squared distance: Gaussian and
+inverse multiquadric. `tests/test_fused.py` compares it, interpreted on a processor, with float64.
 """
 
 from __future__ import annotations
@@ -20,50 +16,57 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from jaxspec.exact import PARTS, parts_of
 from jaxspec.kernels import Kernel
 
-__all__ = ["available", "fused_products"]
+__all__ = ["Blocks", "fused_for", "fused_products"]
 
 Array = Any
-CHUNK_BYTES = 1 << 25  # of padded points a call; an accelerator's second-level cache holds them
 SMALLEST = 16  # Triton's smallest side of a matrix product
-# Parts that a float32 user point is the exact sum of, 8 bits each, to be multiplied in bfloat16.
-BFLOAT16_PARTS = 3
+USERS = 8  # at a time: a call writes so many numbers a row of the market
+STEP = 254.0  # a part in int8 is half a unit of the part before, at most
 
 
 class Blocks(NamedTuple):
-    """Sizes of a program's blocks, powers of two.
+    """Sizes of a program's blocks, powers of two, and what the GPU's compiler is told.
 
     Attributes:
-        rows: points of learnwares; half of that for several users.
-        columns: users' points at a time.
-        depth: features at a time.
-        column_bytes: of users' points that one call sees.
+        rows: points of learnwares.
+        columns: a user's points at a time.
+        depth: features at a time; on a TPU all of them.
+        warps: of a program (GPU).
+        stages: of the loop over features that are under way at once (GPU).
     """
 
     rows: int
     columns: int
     depth: int
-    column_bytes: int
+    warps: int = 8
+    stages: int = 2
 
 
-# The largest that Triton 3.6 compiles for sm_90 without spilling registers (8 warps: 71 to 212 of
-# 255, 8 to 36 KiB of shared memory); 64 columns and a depth of 64 spilled up to 7 kB.
+# By device and type of the stored points. GPU: the fastest of some 30 on an H100 at d = 64 and 512,
+# or within 3 % of it; larger blocks spill registers.
 BLOCKS = {
-    "gpu": Blocks(rows=256, columns=32, depth=32, column_bytes=1 << 30),
-    "tpu": Blocks(rows=1024, columns=128, depth=1 << 16, column_bytes=1 << 22),
+    ("gpu", "float32"): Blocks(rows=128, columns=64, depth=64, warps=4),
+    ("gpu", "bfloat16"): Blocks(rows=128, columns=64, depth=64, warps=4),
+    ("gpu", "int8"): Blocks(rows=128, columns=64, depth=128, warps=4),
+    ("tpu", "float32"): Blocks(rows=1024, columns=128, depth=0),
+    ("tpu", "bfloat16"): Blocks(rows=1024, columns=128, depth=0),
+    ("tpu", "int8"): Blocks(rows=1024, columns=128, depth=0),
 }
+BACKENDS = ("gpu", "tpu")
 
 
-def available() -> bool:
-    """Tell whether Pallas compiles this kernel for the default device: a GPU or a TPU."""
-    backend = jax.default_backend()
-    if backend == "gpu":
-        try:
-            _compiler_options("gpu")
-        except (ImportError, AttributeError):  # a jax without the Triton backend
-            return False
-    return backend in BLOCKS
+def fused_for(kernel: Kernel) -> bool:
+    """Tell whether the pass uses this kernel: where Pallas compiles it, a GPU with Triton."""
+    if jax.default_backend() != "gpu" or kernel.metric != "sqeuclidean":
+        return False
+    try:
+        _compiler_options("gpu", BLOCKS["gpu", "int8"])
+    except (ImportError, AttributeError):  # a jax without the Triton backend
+        return False
+    return True
 
 
 def fused_products(
@@ -72,18 +75,21 @@ def fused_products(
     scales: Array,
     square_norms: Array,
     weights: Array,
-    columns: Array,
-    shares: Array,
+    user_points: Array,
+    user_weights: Array,
+    counts: Array,
     length: Array,
     *,
-    count: Array | None = None,
     backend: str | None = None,
+    blocks: Blocks | None = None,
     interpret: bool = False,
 ) -> Array:
     """Return <Phi_l, Phi_T> in H for every learnware and user: (slots, Q) float32.
 
-    Equal to `embedding_products` up to float32 rounding. Products are float32, or, for points in
-    bfloat16 and int8, three exact bfloat16 products with the parts of the users' points.
+    Equal to `embedding_products` up to float32 rounding, on matrix units that know no float32: a
+    user's number is the sum of three bfloat16 ones, or of three int8 ones on a scale. All three
+    meet points stored in these types as they are; of the nine products with float32 points, split
+    likewise, the six that float32 can see are taken.
 
     Args:
         kernel: Gaussian or InverseMultiquadric.
@@ -91,11 +97,12 @@ def fused_products(
         scales: (slots,) what stored points are multiplied by.
         square_norms: (slots, m) squared norms of the scaled points.
         weights: (slots, m), zero in the padding.
-        columns: (T, d) users' points.
-        shares: (T, Q) their weights, zero in the padding.
+        user_points: (Q, n, d).
+        user_weights: (Q, n), zero in the padding.
+        counts: (Q,) points of each user that are not padding; these come first.
         length: scalar int32; slots from here on need not be computed.
-        count: scalar int32, columns from here on are padding; None for T.
         backend: "gpu" or "tpu" for its block sizes; None for the default device's.
+        blocks: other sizes.
         interpret: run without a compiler, slowly, on any device.
 
     Raises:
@@ -106,46 +113,45 @@ def fused_products(
             f"kernel: expected Gaussian or InverseMultiquadric, got {type(kernel).__name__}"
         )
     backend = backend or jax.default_backend()
-    if backend not in BLOCKS and not interpret:
-        raise ValueError(f"backend: expected one of {tuple(BLOCKS)}, got {backend!r}")
-    backend = backend if backend in BLOCKS else "gpu"
+    if backend not in BACKENDS and not interpret:
+        raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
+    backend = backend if backend in BACKENDS else "gpu"
+    blocks = blocks or BLOCKS[backend, points.dtype.name]
     slots, m, d = points.shape
-    users = shares.shape[1]
-    blocks = BLOCKS[backend]
-    rows, held = _rows(m, blocks.rows if users == 1 else blocks.rows // 2)
-    depth = _power_of_two(d) if d <= blocks.depth else -(-d // blocks.depth) * blocks.depth
+    users, n = user_weights.shape
+    depth = min(blocks.depth, _power_of_two(d)) if backend == "gpu" else d
+    blocks = blocks._replace(columns=min(blocks.columns, _power_of_two(n)), depth=depth)
     square = jnp.square(jnp.asarray(kernel.bandwidth, jnp.float32))
-    cut = _cut_columns(columns, shares, square, blocks, depth, exact=points.dtype == jnp.float32)
-    filled = columns.shape[0] if count is None else count
-    filled = -(-jnp.asarray(filled, jnp.int32) // blocks.columns)
+    rows = points.reshape(slots * m, d)
+    norms = (square_norms / square).reshape(-1)
+    by_row = jnp.repeat(scales, m) if points.dtype == jnp.int8 else None
+    # Whole blocks of the market as it lies; what is left is copied and padded.
+    whole = slots * m // blocks.rows
+    end = whole * blocks.rows
+    last = [_pad(one[end:], (blocks.rows,)) for one in (rows, norms)]
+    last_scales = None if by_row is None else _pad(by_row[end:], (blocks.rows,))
+    run: Any = partial(_call, type(kernel), blocks, backend=backend, interpret=interpret)
 
-    group_bytes = rows * depth * points.dtype.itemsize
-    chunk = min(slots, held * max(1, CHUNK_BYTES // group_bytes))
-    groups = -(-chunk // held)
-    call = partial(_call, kernel, m, users, backend=backend, interpret=interpret)
+    def some_users(own: tuple[Array, Array, Array]) -> Array:
+        columns = _cut_columns(*own, square, blocks, integer=points.dtype == jnp.int8)
+        found = []
+        if whole:
+            found.append(run(whole, length * m, rows, norms, by_row, *columns))
+        if end < slots * m:
+            found.append(
+                run(1, length * m - end, *last, last_scales, *columns)[:, : slots * m - end]
+            )
+        values = jnp.concatenate(found, axis=1) if len(found) > 1 else found[0]
+        return (values.reshape(-1, slots, m) * weights).sum(axis=2)
 
-    def one_chunk(i: Array, out: Array) -> Array:
-        start = jnp.minimum(i * chunk, slots - chunk)
-
-        def grouped(array: Array) -> Array:
-            """Return chunk x m rows of a chunk as (groups, rows, ...), zeros in the padding."""
-            part = jax.lax.dynamic_slice_in_dim(array, start, chunk)
-            part = _pad(part, (groups * held,)).reshape(groups, held * m, *array.shape[2:])
-            return _pad(part, (groups, rows, depth)[: part.ndim])
-
-        by_row = jnp.broadcast_to(scales[:, None], (slots, m))
-        arrays = [grouped(array) for array in (points, square_norms / square, by_row, weights)]
-        total = jnp.zeros((groups * held, users), jnp.float32)
-        at_once = max(1, blocks.column_bytes // cut[0][:, :1].nbytes)
-        for first in range(0, cut[1].shape[0], at_once):
-            part = slice(first, first + at_once)
-            steps = jnp.clip(filled - first, 0, at_once)
-            found = call(steps, *arrays, cut[0][:, part], cut[1][part], cut[2][part])  # type: ignore[call-arg]
-            total = total + found[:, :held, :users].reshape(groups * held, users)
-        return jax.lax.dynamic_update_slice_in_dim(out, total[:chunk], start, axis=0)
-
-    out = jnp.zeros((slots, users), jnp.float32)
-    return jax.lax.fori_loop(0, -(-length // chunk), one_chunk, out)
+    own = (user_points, user_weights, counts)
+    if users <= USERS:
+        return some_users(own).T
+    short = -users % USERS
+    grouped = jax.tree.map(
+        lambda one: _pad(one, (users + short,)).reshape(-1, USERS, *one.shape[1:]), own
+    )
+    return jax.lax.map(some_users, grouped).reshape(-1, slots)[:users].T
 
 
 def _power_of_two(size: int) -> int:
@@ -158,184 +164,198 @@ def _pad(array: Array, shape: tuple[int, ...]) -> Array:
     return jnp.pad(array, widths + [(0, 0)] * (array.ndim - len(widths)))
 
 
-def _rows(m: int, most: int) -> tuple[int, int]:
-    """Return a program's rows and how many learnwares of m points they hold, wasting few."""
-    if m > most // 2:
-        rows = max(most, _power_of_two(m))
-        return rows, rows // m
-    rows = max((most, most // 2), key=lambda size: size // m * m / size)
-    return rows, rows // m
+def _integer_parts(values: Array) -> tuple[list[Array], Array]:
+    """Return `PARTS` int8 arrays p_i and scales s: values (.., d) are s sum_i p_i / STEP^i."""
+    largest = jnp.abs(values).max(axis=-1)
+    scale = jnp.where(largest > 0, largest / 127.0, 1.0)
+    values = values / scale[..., None]
+    found: list[Array] = []
+    for _ in range(PARTS):
+        part = jnp.rint(values)
+        found.append(part.astype(jnp.int8))
+        values = (values - part) * STEP
+    return found, scale
 
 
 def _cut_columns(
-    columns: Array, shares: Array, square: Array, blocks: Blocks, depth: int, *, exact: bool
-) -> tuple[Array, Array, Array]:
-    """Cut the users' points into blocks.
+    points: Array, weights: Array, counts: Array, square: Array, blocks: Blocks, *, integer: bool
+) -> tuple[Array, ...]:
+    """Cut users' points into blocks.
 
     Returns:
-        -2 columns / bandwidth^2, (parts, blocks, columns, depth): one float32 part, or bfloat16
-        parts that sum to it; squared norms / bandwidth^2, (blocks, 1, columns); the shares,
-        (blocks, columns, Q padded), or (blocks, 1, columns) for one user.
+        blocks of each user that are not padding, (Q, 1); -2 points / bandwidth^2 in parts,
+        (Q, parts, blocks, columns, d padded); what these are multiplied by, squared norms /
+        bandwidth^2 and weights, all (Q, blocks, columns).
     """
-    total, users = shares.shape
+    users, n, d = points.shape
     width = blocks.columns
-    number = -(-total // width)
-    points = _pad(columns.astype(jnp.float32), (number * width, depth)) * (-2.0 / square)
-    own = jnp.square(columns.astype(jnp.float32)).sum(axis=1) / square
-    own = _pad(own, (number * width,)).reshape(number, 1, width)
-    parts: list[Array] = []
-    rest = points
-    while not exact and len(parts) < BFLOAT16_PARTS:
-        # Not a cast there and back, which XLA may take for nothing.
-        part = jax.lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7)
-        parts.append(part.astype(jnp.bfloat16))
-        rest = rest - part
-    stacked = jnp.stack(parts or [points]).reshape(-1, number, width, depth)
-    if users == 1:
-        return stacked, own, _pad(shares, (number * width,)).reshape(number, 1, width)
-    padded = _pad(shares, (number * width, _power_of_two(users)))
-    return stacked, own, padded.reshape(number, width, -1)
+    number, depth = -(-n // width), -(-d // blocks.depth) * blocks.depth
+    points = points.astype(jnp.float32)
+    own = _pad(jnp.square(points).sum(axis=2) / square, (users, number * width))
+    points = _pad(points * (-2.0 / square), (users, number * width, depth))
+    if integer:
+        pieces, column_scale = _integer_parts(points)
+    else:
+        pieces, column_scale = parts_of(points), jnp.ones(points.shape[:2], jnp.float32)
+    parts = jnp.stack(pieces, axis=1)
+    return (
+        -(-counts.astype(jnp.int32)[:, None] // width),
+        parts.reshape(users, PARTS, number, width, depth),
+        column_scale.reshape(users, number, width),
+        own.reshape(users, number, width),
+        _pad(weights, (users, number * width)).reshape(users, number, width),
+    )
 
 
-def _compiler_options(backend: str) -> dict[str, Any]:
+def _compiler_options(backend: str, blocks: Blocks) -> dict[str, Any]:
     """Return what makes `pallas_call` use Triton on a GPU (else it is Mosaic, for Hopper only)."""
     if backend != "gpu":
         return {}
     from jax.experimental.pallas import triton
 
-    return {"compiler_params": triton.CompilerParams(num_warps=8, num_stages=1)}
-
-
-def _scalar_spec(backend: str) -> Any:
-    """Return where the number of steps lies: on a TPU in the memory for scalars."""
-    if backend != "tpu":
-        return pl.BlockSpec((1, 1), lambda i: (0, 0))
-    from jax.experimental.pallas import tpu
-
-    return pl.BlockSpec(memory_space=tpu.SMEM)
+    return {
+        "compiler_params": triton.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages)
+    }
 
 
 def _call(
-    kernel: Kernel,
-    m: int,
-    users: int,
-    steps: Array,
-    points: Array,
+    form: type[Kernel],
+    blocks: Blocks,
+    groups: int,
+    limit: Array,
+    rows: Array,
     norms: Array,
-    scales: Array,
-    weights: Array,
+    scales: Array | None,
+    steps: Array,
     parts: Array,
+    column_scales: Array,
     own: Array,
     shares: Array,
     *,
     backend: str,
     interpret: bool,
 ) -> Array:
-    """Return (groups, learnwares padded, Q padded) of grouped points (groups, rows, d)."""
-    groups, rows = norms.shape
-    held = _power_of_two(rows // m)
-    single = users == 1
-    shape = (groups, 1, held) if single else (groups, held, shares.shape[2])
+    """Return sum_j k(row, c_j) share_j, (Q, groups x blocks.rows), of rows (.., d) below limit."""
+    users, size = steps.shape[0], blocks.rows
+    filled = jnp.arange(groups) * size < limit
+    steps = jnp.where(filled, steps, 0)  # (Q, groups)
+    column = (size, 1) if backend == "gpu" else (1, size)
 
-    def own_block(array: Array) -> Any:
-        return pl.BlockSpec((1, *array.shape[1:]), lambda i: (i, 0, 0))
+    def spec(shape: tuple[int, ...], at: Any, **options: Any) -> Any:
+        """Return a block's place by group and user; the users of a group come one after another."""
+        in_order = (lambda q, i: at(i, q)) if backend == "gpu" else at
+        return pl.BlockSpec(shape, in_order, **options)
 
-    def whole(array: Array) -> Any:
-        return pl.BlockSpec(array.shape, lambda i: (0,) * array.ndim)
+    def by_group(array: Array) -> tuple[Array, Any]:
+        """Return a number a row, in the orientation of the kernel's values."""
+        array = array[: groups * size].reshape(groups, *column)
+        return array, spec((1, *column), lambda i, q: (i, 0, 0))
 
-    by_row = [points, norms[:, None], scales[:, None], weights[:, None]]
-    by_column = [parts, own, shares]
-    out = jax.ShapeDtypeStruct(shape, jnp.float32)
+    def by_user(array: Array) -> tuple[Array, Any]:
+        shape = array.shape[1:]
+        return array, spec((1, *shape), lambda i, q: (q,) + (0,) * len(shape))
+
+    scalars: dict[str, Any] = {}
+    if backend == "tpu":
+        from jax.experimental.pallas import tpu
+
+        scalars = {"memory_space": tpu.SMEM}
+    operands = [
+        (steps[..., None, None], spec((1, 1, 1, 1), lambda i, q: (q, i, 0, 0), **scalars)),
+        (rows, spec((size, rows.shape[1]), lambda i, q: (i, 0))),
+        by_group(norms),
+        *([] if scales is None else [by_group(scales)]),
+        *map(by_user, (parts, column_scales, own, shares)),
+    ]
+    arrays, specs = zip(*operands, strict=True)
+    out = jax.ShapeDtypeStruct((users, groups, *column), jnp.float32)
     found = pl.pallas_call(
-        partial(_program, type(kernel), m, single, BLOCKS[backend].depth),
-        grid=(groups,),
-        in_specs=[_scalar_spec(backend), *map(own_block, by_row), *map(whole, by_column)],
-        out_specs=own_block(out),
+        partial(_program, form, blocks, backend, scales is not None),
+        grid=(users, groups) if backend == "gpu" else (groups, users),
+        in_specs=list(specs),
+        out_specs=spec((1, 1, *column), lambda i, q: (q, i, 0, 0)),
         out_shape=out,
         interpret=interpret,
-        **_compiler_options(backend),
-    )(steps.reshape(1, 1), *by_row, *by_column)
-    return found.swapaxes(1, 2) if single else found
+        **_compiler_options(backend, blocks),
+    )(*arrays)
+    return found.reshape(users, groups * size)
 
 
-def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
-    """Return a product over one axis of each, summed in float32 and, of float32, not rounded."""
-    return jax.lax.dot_general(
-        a,
-        b,
-        (((axes[0],), (axes[1],)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None,
-        preferred_element_type=jnp.float32,
-    )
+def _read(rows: Any, first: Any, depth: int, backend: str) -> Array:
+    """Return `depth` features of a program's rows from `first` on, zeros beyond the last."""
+    d = rows.shape[1]
+    if backend != "gpu":
+        return rows[...]
+    from jax.experimental.pallas import triton
+
+    part = rows.at[:, pl.ds(first, depth)]
+    if d % depth == 0:
+        return triton.load(part)
+    there = first + jax.lax.broadcasted_iota(jnp.int32, (rows.shape[0], depth), 1) < d
+    return triton.load(part, mask=there, other=0)
 
 
 def _program(
     form: type[Kernel],
-    m: int,
-    single: bool,
-    depth: int,
+    blocks: Blocks,
+    backend: str,
+    scaled: bool,
     steps: Any,
-    points: Any,
-    norms: Any,
-    scales: Any,
-    weights: Any,
-    parts: Any,
-    own: Any,
-    shares: Any,
-    out: Any,
+    rows: Any,
+    *refs: Any,
 ) -> None:
-    """Sum over all pairs of one group's points and the users' points."""
-    rows, dimension = points.shape[1:]
-    number, _, width, _ = parts.shape
-    held = out.shape[2] if single else out.shape[1]
+    """Sum over all pairs of one group's rows and one user's points."""
+    norms, *rest = refs
+    scale = rest.pop(0)[0] if scaled else None
+    parts, column_scales, own, shares, out = rest
+    norm = norms[0]
+    along = 1 if backend == "gpu" else 0  # the axis of the user's points
+    shape = (blocks.rows, blocks.columns) if along else (blocks.columns, blocks.rows)
+    d, depth, integer = parts.shape[4], blocks.depth, parts.dtype == jnp.int8
     # Distances come divided by the squared bandwidth. An array, as Triton squares no constant.
     kernel = form(bandwidth=jnp.ones((1, 1), jnp.float32))
-    scale, norm = scales[0].reshape(rows, 1), norms[0].reshape(rows, 1)
 
-    def values(j: Array) -> Array:
-        """Return k between the group's points and block j of the users', (rows, columns)."""
+    def add_block(j: Array, total: Array) -> Array:
+        def column(array: Any) -> Array:
+            return jnp.expand_dims(array[0, j], 1 - along)
 
-        def deeper(at: Any, product: Array) -> Array:
-            x = points[0, :, at].astype(jnp.float32).astype(parts.dtype)
-            for part in range(number):
-                product += _dot(x, parts[part, j, :, at], (1, 1))
-            return product
+        def deeper(k: Any, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+            x = _read(rows, k * depth, depth, backend)
+            cuts = [parts[0, part, j, :, pl.ds(k * depth, depth)] for part in range(PARTS)]
+            if integer:
+                return tuple(s + _dot(x, c, backend) for s, c in zip(sums, cuts, strict=True))
+            (total,) = sums
+            for i, piece in enumerate(_split(x) if x.dtype == jnp.float32 else [x]):
+                for c in cuts[: PARTS - i]:
+                    total += _dot(piece, c, backend)
+            return (total,)
 
-        product = jnp.zeros((rows, width), jnp.float32)
-        if dimension <= depth:
-            product = deeper(slice(None), product)
-        else:  # a loop: unrolled, Triton keeps all of it in shared memory at once
-            product = jax.lax.fori_loop(
-                0,
-                dimension // depth,
-                lambda k, total: deeper(pl.ds(k * depth, depth), total),
-                product,
-            )
-        distance = product * scale + norm + own[j]
-        return kernel.profile(jnp.maximum(distance, 0.0))
+        sums = (jnp.zeros(shape, jnp.int32),) * PARTS if integer else (jnp.zeros(shape),)
+        turns = d // depth
+        sums = deeper(0, sums) if turns == 1 else jax.lax.fori_loop(0, turns, deeper, sums)
+        product = sums[-1].astype(jnp.float32)
+        for one in sums[-2::-1]:
+            product = product * (1.0 / STEP) + one.astype(jnp.float32)
+        if scale is not None:
+            product = product * column(column_scales) * scale
+        values = kernel.profile(jnp.maximum(product + norm + column(own), 0.0))
+        return total + (values * column(shares)).sum(axis=along, keepdims=True)
 
-    def of_learnware(shape: tuple[int, int], axis: int) -> Array:
-        """Tell which rows, along `axis`, are points of which learnware."""
-        row = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-        first = jax.lax.broadcasted_iota(jnp.int32, shape, 1 - axis) * m
-        return (row >= first) & (row < first + m)
+    zero = jnp.zeros(norm.shape, jnp.float32)
+    out[0, 0] = jax.lax.fori_loop(0, steps[0, 0, 0, 0], add_block, zero)
 
-    if single:
 
-        def add_one(j: Array, total: Array) -> Array:
-            return total + values(j) * shares[j]
+def _dot(x: Array, c: Array, backend: str) -> Array:
+    """Return the exact products' sum over features: rows first on a GPU, columns on a TPU."""
+    a, b = (x, c) if backend == "gpu" else (c, x)
+    exact = jnp.int32 if x.dtype == jnp.int8 else jnp.float32
+    return jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=exact)
 
-        zero = jnp.zeros((rows, width), jnp.float32)
-        total = jax.lax.fori_loop(0, steps[0, 0], add_one, zero)
-        embedded = total.sum(axis=1, keepdims=True) * weights[0].reshape(rows, 1)
-        found = jnp.where(of_learnware((rows, held), 0), embedded, 0.0)
-        out[0] = found.sum(axis=0, keepdims=True)
-        return
 
-    weigh = jnp.where(of_learnware((held, rows), 1), weights[0], 0.0)
-
-    def add(j: Array, total: Array) -> Array:
-        return total + _dot(_dot(weigh, values(j), (1, 0)), shares[j], (1, 0))
-
-    zero = jnp.zeros(out.shape[1:], jnp.float32)
-    out[0] = jax.lax.fori_loop(0, steps[0, 0], add, zero)
+def _split(x: Array) -> list[Array]:
+    """Return what `parts_of` does, in a kernel."""
+    found = []
+    for _ in range(PARTS):
+        found.append(x.astype(jnp.bfloat16))
+        x = x - found[-1].astype(jnp.float32)
+    return found

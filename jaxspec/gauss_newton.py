@@ -62,19 +62,24 @@ def direction(at: Point, damping: Array, metric: str) -> tuple[Array, Array]:
     def conjugate(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
         step, left, search, rate = state
         image = product(search)
-        curvature = jnp.vdot(search, image)
+        curvature = jnp.vdot(search, image, precision="highest")
         length = jnp.where(curvature > 0, rate / jnp.where(curvature > 0, curvature, 1.0), 0.0)
         step, left = step + length * search, left - length * image
         better = matmul(factor.T, matmul(factor, left))
-        new_rate = jnp.vdot(left, better)
+        new_rate = jnp.vdot(left, better, precision="highest")
         ratio = jnp.where(rate > 0, new_rate / jnp.where(rate > 0, rate, 1.0), 0.0)
         return step, left, better + ratio * search, new_rate
 
     start = matmul(factor.T, matmul(factor, -gradient))
-    state = (jnp.zeros_like(points), -gradient, start, jnp.vdot(-gradient, start))
+    state = (
+        jnp.zeros_like(points),
+        -gradient,
+        start,
+        jnp.vdot(-gradient, start, precision="highest"),
+    )
     step, left, _, _ = jax.lax.fori_loop(0, CG_STEPS, conjugate, state)
     # The objective's model is 2 g.s + s.H s; with H s = -g - left that is g.s - left.s.
-    return step, jnp.vdot(left - gradient, step)
+    return step, jnp.vdot(left - gradient, step, precision="highest")
 
 
 def optimise(

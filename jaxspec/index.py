@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxspec.index_filter import TOP, fit_filter
-from jaxspec.index_rows import Codes, alive_on_devices, encoder_of
+from jaxspec.index_rows import Codes, encoder_of
 from jaxspec.index_search import Filter, search
 from jaxspec.market import Market
 from jaxspec.matching import Match, by_method, match_of, prepare_users
@@ -40,7 +40,6 @@ class Index:
         self.market = market
         self._codes = codes
         self._filters = filters
-        self._alive: Array = None
 
     @classmethod
     def build(cls, market: Market, *, progress: Callable[[int, int], None] | None = None) -> Index:
@@ -125,8 +124,6 @@ class Index:
         users, arrays, methods = prepare_users(
             market, user, method=method, reuse=reuse, label_spaces=label_spaces
         )
-        if self._alive is None:
-            self._alive = alive_on_devices(market)
         matches: dict[int, Match] = {}
         kinds = [f"{one}/{bool(by)}" for one, by in zip(methods, arrays.by_name, strict=True)]
         for kind, chosen, some in by_method(arrays, kinds):
@@ -141,13 +138,13 @@ class Index:
                 self._codes.table,
                 model,
                 some,
-                self._alive,
+                market.alive,
                 market.calibration,
                 method=name,
                 depth=depth,
                 mesh=market.mesh,
             )
-            slots, scores = jax.tree.map(np.asarray, (slots, scores))
+            slots, scores = jax.device_get((slots, scores))
             for row, place in enumerate(chosen):
                 count = int(np.isfinite(scores.scores[row]).sum())
                 matches[place] = match_of(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.calibration import witness
-from jaxspec.kernels import Kernel, distances
+from jaxspec.kernels import Kernel, distances, one_by_one, square_norm
 from jaxspec.market_arrays import MarketArrays, decode_points
 from jaxspec.probe import whitening
 from jaxspec.pytrees import register
@@ -190,11 +190,7 @@ def encode_users(encoder: Encoder, market: MarketArrays, users: Any) -> tuple[Ar
     kernel = market.kernel
     batch, n, d = users.points.shape
 
-    def norm(user: tuple[Array, Array]) -> Array:
-        points, weights = user
-        return weights @ (kernel.profile(distances(kernel.metric, points, points)) @ weights)
-
-    own = jax.lax.map(norm, (users.points, users.weights))
+    own = one_by_one(lambda user: square_norm(kernel, *user), (users.points, users.weights))
     values = witness(kernel, encoder.anchors, users.points, users.weights, own)
     first = jnp.matmul(values, encoder.projection, precision="highest")
     classes = users.class_mask.shape[1]

@@ -19,7 +19,7 @@ from jaxspec.index_search import FEATURES, Filter, features_of
 from jaxspec.kernels import ReducedSet
 from jaxspec.market import Market
 from jaxspec.market_arrays import decode_points
-from jaxspec.matching import alive_rows, stack_users
+from jaxspec.matching import stack_users
 from jaxspec.proxy import Proxy
 from jaxspec.specification import UserSpecification
 from jaxspec.spread import score_spread
@@ -54,7 +54,8 @@ def fit_filter(
     acting = market_storage.spaced(some.slots, min(PSEUDO_USERS, max(len(some) // 4, 1)))
     users = pseudo_users(some, acting)
     shown = _shown(some, acting, by_name)
-    alive = alive_rows(some)
+    alive = np.zeros(some._storage.total, bool)
+    alive[some.rows] = True
     if len(some) > len(acting):
         alive[some._storage.rows(acting)] = False
     features: list[np.ndarray] = []

@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxspec import index_codes, market_storage
 from jaxspec.index_codes import Encoder
@@ -24,6 +23,7 @@ from jaxspec.market_arrays import (
     ROW_FIELDS,
     MarketArrays,
     allocate,
+    by_row,
     decode_points,
     device_count,
     in_float32,
@@ -34,7 +34,7 @@ from jaxspec.market_arrays import (
 )
 from jaxspec.shapes import pad_to
 
-__all__ = ["BLOCK", "SAMPLE", "Codes", "alive_on_devices", "encoder_of"]
+__all__ = ["BLOCK", "SAMPLE", "Codes", "encoder_of"]
 
 Array = Any
 SAMPLE = 2048  # learnwares that the encoder is fitted to
@@ -74,7 +74,7 @@ class Codes:
         slots = np.arange(market.length)
         for slot, row in zip(slots, market._storage.rows(slots), strict=True):
             spaces[row] = self._number(market, int(slot))
-        self.spaces = _by_row(spaces, self.mesh)
+        self.spaces = by_row(spaces, self.mesh)
         self._encode(market, market.length, progress)
         self._write(market, market.length - 1)  # so that the first `append` finds it compiled
 
@@ -164,20 +164,6 @@ def _encode_block(
         out_specs=split,
         check_vma=False,
     )(codes, market, encoder, start)
-
-
-def _by_row(values: np.ndarray, mesh: Mesh | None) -> Array:
-    """Return an array with one entry a row where the rows lie."""
-    if mesh is None:
-        return jnp.array(values)
-    return jax.device_put(values, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
-
-
-def alive_on_devices(market: Market) -> Array:
-    """Return which rows hold a learnware of this market, (rows,) bool, where they lie."""
-    alive = np.zeros(market._storage.total, bool)
-    alive[market.rows] = True
-    return _by_row(alive, market.mesh)
 
 
 def encoder_of(market: Market) -> Encoder:

@@ -19,15 +19,16 @@ from jax.sharding import Mesh
 from jaxspec import index_codes
 from jaxspec.calibration import Calibration
 from jaxspec.index_codes import EMBEDDING, Encoder
+from jaxspec.kernels import one_by_one
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
 from jaxspec.pytrees import register
 from jaxspec.scoring import Scores, UserArrays, score_rows
+from jaxspec.selection import largest
 
 __all__ = ["FEATURES", "Filter", "features_of", "search"]
 
 Array = Any
 FEATURES = 6
-GROUP = 64  # rows of a group in the selection
 NEIGHBOURS = 16  # candidates by closeness alone, so that a user's peer is among them
 
 
@@ -106,7 +107,8 @@ def _search(
     ) -> tuple[Array, Scores]:
         asked = index_codes.encode_users(encoder, market, users)
         near, alike, share = _filtered(codes, spaces, table, asked, users)
-        guess = _features(near, alike, share, market.self_terms) @ model.weights
+        features = _features(near, alike, share, market.self_terms)
+        guess = jnp.matmul(features, model.weights, precision="highest")
 
         def one(parts: tuple[Array, Array, UserArrays]) -> tuple[Array, Scores]:
             guess, near, user = parts
@@ -140,7 +142,7 @@ def _search(
             order = jax.lax.sort((-found.scores, slots, places), num_keys=2)[2][:depth]
             return slots[order], jax.tree.map(lambda leaf: leaf[order], found)
 
-        return jax.lax.map(one, (guess, near, users))
+        return one_by_one(one, (guess, near, users))
 
     if mesh is None:
         return local(market, *others)
@@ -158,11 +160,7 @@ def _filtered(
     codes: Array, spaces: Array, table: Array, asked: tuple[Array, Array], users: UserArrays
 ) -> tuple[Array, Array, Array]:
     """Return closeness and similarity by the codes, and shares, each (Q, rows)."""
-    first, second = asked
-    split = jnp.zeros((codes.shape[1], 2, first.shape[0]), codes.dtype)
-    split = split.at[:EMBEDDING, 0].set(first.T).at[EMBEDDING:, 1].set(second.T)
-    both = jnp.matmul(codes, split.reshape(codes.shape[1], -1), precision="highest")
-    near, alike = both.reshape(len(codes), 2, -1).transpose(1, 2, 0)
+    near, alike = _code_products(codes, *asked)
     # Which of the user's classes a label space has: by label space, not by learnware.
     weights = jnp.where(users.labels >= 0, users.weights, 0.0)
     is_label = users.labels[:, None, :] == jnp.arange(users.class_mask.shape[1])[None, :, None]
@@ -174,6 +172,19 @@ def _filtered(
     share = jnp.where(has & users.class_mask[:, None, :], counts[:, None, :], 0.0).sum(axis=2)
     share = jnp.where(users.by_name[:, None], share, 1.0)
     return near, alike, share[:, spaces]
+
+
+def _code_products(codes: Array, first: Array, second: Array) -> tuple[Array, Array]:
+    """Return the products of both pieces of the codes with what users ask them, each (Q, rows)."""
+    if len(first) == 1 and jax.default_backend() != "cpu":  # memory's speed; a product is slower
+        pieces = (codes[:, :EMBEDDING] * first, codes[:, EMBEDDING:] * second)
+        near, alike = (piece.sum(axis=1)[None] for piece in pieces)
+        return near, alike
+    split = jnp.zeros((codes.shape[1], 2, first.shape[0]), codes.dtype)
+    split = split.at[:EMBEDDING, 0].set(first.T).at[EMBEDDING:, 1].set(second.T)
+    both = jnp.matmul(codes, split.reshape(codes.shape[1], -1), precision="highest")
+    near, alike = both.reshape(len(codes), 2, -1).transpose(1, 2, 0)
+    return near, alike
 
 
 def features_of(
@@ -227,7 +238,7 @@ def _largest_of_all(values: Array, k: int, axis: Any) -> tuple[Array, Array]:
 
     Of equal values those of lower slots come first. Entries of minus infinity are none.
     """
-    rows = _largest(values, min(k, len(values)))
+    rows = largest(values, min(k, len(values)))
     own = values[rows]
     real = jnp.isfinite(own)
     if axis is None:
@@ -236,18 +247,3 @@ def _largest_of_all(values: Array, k: int, axis: Any) -> tuple[Array, Array]:
     everywhere = [jax.lax.all_gather(one, axis, tiled=True) for one in pair]
     last = [one[min(k, len(one)) - 1] for one in jax.lax.sort(everywhere, num_keys=2)]
     return rows, real & ((pair[0] < last[0]) | ((pair[0] == last[0]) & (pair[1] <= last[1])))
-
-
-def _largest(values: Array, k: int) -> Array:
-    """Return the places of the k largest of (n,), the first of equals: by groups first.
-
-    The k largest lie in the k groups with the largest maxima, which is far less to sort.
-    """
-    short = -len(values) % GROUP
-    groups = jnp.pad(values, (0, short), constant_values=-jnp.inf).reshape(-1, GROUP)
-    if groups.shape[0] <= k:
-        return jax.lax.top_k(values, k)[1]
-    _, chosen = jax.lax.top_k(groups.max(axis=1), k)
-    chosen = jnp.sort(chosen)
-    _, at = jax.lax.top_k(groups[chosen].reshape(-1), k)
-    return chosen[at // GROUP] * GROUP + at % GROUP

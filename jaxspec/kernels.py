@@ -37,6 +37,8 @@ __all__ = [
     "kernel_label",
     "median_bandwidth",
     "mmd",
+    "one_by_one",
+    "square_norm",
     "squared_mmd",
     "weighted_sum",
 ]
@@ -187,6 +189,24 @@ def distances(metric: str, x: Array, y: Array) -> Array:
     product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
     squared = jnp.square(x).sum(1)[:, None] + jnp.square(y).sum(1)[None, :] - 2.0 * product
     return jnp.maximum(squared, 0.0)
+
+
+def one_by_one(function: Any, values: Any) -> Any:
+    """Return `jax.lax.map`; a single one is no loop, which an accelerator would wait for."""
+    leaves = jax.tree.leaves(values)
+    if leaves[0].shape[0] != 1:
+        return jax.lax.map(function, values)
+    found = function(jax.tree.map(lambda leaf: leaf[0], values))
+    return jax.tree.map(lambda leaf: leaf[None], found)
+
+
+def square_norm(kernel: Kernel, points: Array, weights: Array) -> Array:
+    """Return |sum_j w_j k(u_j, .)|^2 of points (m, d) and weights (m,); unchecked, for use in jit.
+
+    The whole (m, m) Gram matrix is formed: for reduced sets and few examples.
+    """
+    values = kernel.profile(distances(kernel.metric, points, points))
+    return jnp.matmul(weights, _product(values, weights), precision="highest")
 
 
 def gram(kernel: Kernel, x: Array, y: Array) -> Array:

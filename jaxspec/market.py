@@ -22,7 +22,14 @@ from jax.sharding import Mesh
 from jaxspec import market_storage
 from jaxspec.calibration import Calibration
 from jaxspec.kernels import Kernel, ReducedSet
-from jaxspec.market_arrays import ROW_FIELDS, STORAGES, MarketArrays, decode_points, replicated
+from jaxspec.market_arrays import (
+    ROW_FIELDS,
+    STORAGES,
+    MarketArrays,
+    by_row,
+    decode_points,
+    replicated,
+)
 from jaxspec.market_storage import Layout, Storage, check_specification
 from jaxspec.probe import ProbeProxy
 from jaxspec.proxy import Proxy
@@ -54,6 +61,7 @@ class Market:
         self.kernel = kernel
         self.feature_space = feature_space
         self._calibration: Calibration | None = None
+        self._alive: Any = None
 
     @classmethod
     def from_specifications(
@@ -221,9 +229,10 @@ class Market:
             return tuple(ids[: self._length])
         return tuple(ids[slot] for slot in self.slots)
 
-    def id_of(self, slot: int) -> str:
-        """Return the id of the learnware in a slot."""
-        return self._storage.ids[slot]
+    def ids_of(self, slots: np.ndarray) -> tuple[str, ...]:
+        """Return the ids of the learnwares in slots (n,)."""
+        ids = self._storage.ids
+        return tuple([ids[slot] for slot in slots.tolist()])
 
     @property
     def arrays(self) -> MarketArrays:
@@ -251,6 +260,15 @@ class Market:
                 found = market_storage.sample_calibration(self._storage, self.slots)
             self._calibration = _everywhere(found, self.mesh)
         return self._calibration
+
+    @property
+    def alive(self) -> Any:
+        """Which rows hold a learnware of this market, (rows,) bool, where they lie."""
+        if self._alive is None:
+            alive = np.zeros(self._storage.total, bool)
+            alive[self.rows] = True
+            self._alive = by_row(alive, self.mesh)
+        return self._alive
 
     @property
     def dimension(self) -> int:

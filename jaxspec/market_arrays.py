@@ -29,6 +29,7 @@ __all__ = [
     "VECTORS",
     "MarketArrays",
     "allocate",
+    "by_row",
     "capacity",
     "decode_points",
     "encode_rows",
@@ -274,6 +275,13 @@ def replicated(value: Any, mesh: Mesh | None) -> Any:
     if mesh is None:
         return jax.tree.map(jnp.array, value)
     return jax.device_put(value, NamedSharding(mesh, PartitionSpec()))
+
+
+def by_row(values: np.ndarray, mesh: Mesh | None) -> Array:
+    """Return an array with one entry a row where the rows lie."""
+    if mesh is None:
+        return jnp.array(values)
+    return jax.device_put(values, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
 
 @partial(jax.jit, donate_argnums=0)

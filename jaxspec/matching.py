@@ -25,7 +25,6 @@ __all__ = [
     "METHODS",
     "REUSES",
     "Match",
-    "alive_rows",
     "by_method",
     "match",
     "match_of",
@@ -188,7 +187,7 @@ def top_k(
     users, arrays, methods = prepare_users(
         market, user, method=method, reuse=reuse, label_spaces=label_spaces
     )
-    alive, matches = alive_rows(market), {}
+    alive, matches = market.alive, {}
     padded_k = min(bucket(k, minimum=16), len(alive))
     for name, chosen, some in by_method(arrays, methods):
         best = best_spread(
@@ -201,7 +200,7 @@ def top_k(
             k=padded_k,
             mesh=market.mesh,
         )
-        best = jax.tree.map(np.asarray, best)
+        best = jax.device_get(best)
         for row, place in enumerate(chosen):
             matches[place] = match_of(
                 market, users[place], name, best.slots[row], best.scores, row, min(k, len(market))
@@ -233,7 +232,7 @@ def match_of(
     """
     classes = len(user.class_names)
     return Match(
-        ids=tuple(market.id_of(int(slot)) for slot in slots[:k]),
+        ids=market.ids_of(slots[:k]),
         scores=scores.scores[row, :k],
         squared_mmd=scores.squared_mmd[row, :k],
         class_similarity=scores.class_similarity[row, :k, :classes],
@@ -302,7 +301,7 @@ def _method(user: UserSpecification, by_name: bool, method: str | None, reuse: s
 def _score(market: Market, arrays: UserArrays, methods: list[str]) -> dict[str, np.ndarray]:
     """Run the pass once a method and return arrays (Q, len(market), ...) in the users' order."""
     parts, places = [], []
-    alive, rows = alive_rows(market), cast(Any, market.rows)
+    alive, rows = market.alive, cast(Any, market.rows)
     for method, chosen, users in by_method(arrays, methods):
         result = score_spread(
             market.arrays,
@@ -323,13 +322,6 @@ def _score(market: Market, arrays: UserArrays, methods: list[str]) -> dict[str, 
     if (np.diff(order) == 1).all():
         return {name: value[:, rows] for name, value in found.items()}
     return {name: value[order][:, rows] for name, value in found.items()}
-
-
-def alive_rows(market: Market) -> np.ndarray:
-    """Return which rows of the arrays hold a learnware of this market, (rows,) bool."""
-    alive = np.zeros(market.arrays.weights.shape[0], bool)
-    alive[market.rows] = True
-    return alive
 
 
 def stack_users(

@@ -93,14 +93,16 @@ def _fit(
     """Weighted ridge regression of targets (n, T) on lifted rows: (D, T), (T,), fitted (n, T)."""
     lifted = lift(kernel, landmarks, whitening(kernel, landmarks), rows)
     weights = weights / weights.sum()
-    centre, mean = weights @ lifted, weights @ targets
+    centre = jnp.matmul(weights, lifted, precision="highest")
+    mean = jnp.matmul(weights, targets, precision="highest")
     lifted, targets = lifted - centre, targets - mean
     weighted = lifted * weights[:, None]
     matrix = jnp.matmul(weighted.T, lifted, precision="highest")
     matrix += RIDGE * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
     right = jnp.matmul(weighted.T, targets, precision="highest")
     solution = jax.scipy.linalg.solve(matrix, right, assume_a="pos")
-    return solution, mean - centre @ solution, lifted @ solution + mean
+    bias = mean - jnp.matmul(centre, solution, precision="highest")
+    return solution, bias, jnp.matmul(lifted, solution, precision="highest") + mean
 
 
 def _targets(probabilities: np.ndarray) -> np.ndarray:

@@ -317,19 +317,22 @@ def _minimise(problem: _Problem, max_iterations: Array) -> tuple[Array, Array, A
         k, v, logits, g, moves, bends, inverse = state
         u, weights = -g, []
         for i in range(MEMORY):
-            weights.append(inverse[i] * jnp.vdot(moves[i], u))
+            weights.append(inverse[i] * jnp.vdot(moves[i], u, precision="highest"))
             u = u - weights[i] * bends[i]
-        squared = jnp.vdot(bends[0], bends[0])
+        squared = jnp.vdot(bends[0], bends[0], precision="highest")
         known = inverse[0] * squared > 0
         u = u * jnp.where(known, 1 / jnp.where(known, inverse[0] * squared, 1), 1)
         for i in reversed(range(MEMORY)):
-            u = u + (weights[i] - inverse[i] * jnp.vdot(bends[i], u)) * moves[i]
+            u = (
+                u
+                + (weights[i] - inverse[i] * jnp.vdot(bends[i], u, precision="highest")) * moves[i]
+            )
         image = problem.logits(u)
-        t, p = _step_length(problem, v, logits, u, image, jnp.vdot(g, u))
+        t, p = _step_length(problem, v, logits, u, image, jnp.vdot(g, u, precision="highest"))
         move, logits = t * u, logits + t * image
         v = v + move
         new = problem.gradient(v, p)
-        product = jnp.vdot(move, new - g)
+        product = jnp.vdot(move, new - g, precision="highest")
         product = jnp.where(product > 0, 1 / jnp.where(product > 0, product, 1), 0)
         return (
             k + 1,

@@ -36,7 +36,9 @@ import jax.numpy as jnp
 
 from jaxspec.calibration import Calibration, agreement, chances, following, region, witness
 from jaxspec.embeddings import chunk_rows, embedding_products, pack_columns
-from jaxspec.kernels import Kernel, distances
+from jaxspec.exact import stored_gram, stored_product
+from jaxspec.fused import fused_for, fused_products
+from jaxspec.kernels import Kernel, distances, one_by_one, square_norm
 from jaxspec.market_arrays import CHANCE_STEPS, MarketArrays, decode_points
 from jaxspec.probe import lift
 from jaxspec.pytrees import register
@@ -285,18 +287,14 @@ def _has_maps(market: MarketArrays) -> bool:
 
 def embed(market: MarketArrays, users: UserArrays, length: Array) -> Embedded:
     """Compare the users' embeddings with those of the first `length` slots."""
-    columns, shares = pack_columns(users.points, users.weights, users.counts)
-    products = embedding_products(
-        market.kernel,
-        market.points,
-        market.scales,
-        market.square_norms,
-        market.weights,
-        columns,
-        shares,
-        users.counts.sum(),
-        length,
-    )
+    stored = (market.points, market.scales, market.square_norms, market.weights)
+    if fused_for(market.kernel):
+        own = (users.points, users.weights, users.counts)
+        products = fused_products(market.kernel, *stored, *own, length)
+    else:
+        columns, shares = pack_columns(users.points, users.weights, users.counts)
+        count = users.counts.sum()
+        products = embedding_products(market.kernel, *stored, columns, shares, count, length)
     user_terms = _user_self_terms(market, users)  # (Q,)
     norms = jnp.sqrt(jnp.maximum(market.self_terms[:, None] * user_terms, 1e-30))
     return Embedded(
@@ -360,12 +358,13 @@ def _mean_closeness(kernel: Kernel, users: UserArrays, calibration: Calibration)
     def one(user: tuple[Array, Array]) -> Array:
         points, weights = user
         values = kernel.profile(distances(kernel.metric, calibration.points.reshape(-1, d), points))
-        product = ((values @ weights).reshape(sample, m) * calibration.weights).sum(axis=1)
-        own = weights @ (kernel.profile(distances(kernel.metric, points, points)) @ weights)
+        product = jnp.matmul(values, weights, precision="highest").reshape(sample, m)
+        product = (product * calibration.weights).sum(axis=1)
+        own = square_norm(kernel, points, weights)
         near = product / jnp.sqrt(jnp.maximum(calibration.self_terms * own, 1e-30))
         return jnp.where(calibration.used, near, 0.0).sum() / jnp.maximum(calibration.used.sum(), 1)
 
-    return jax.lax.map(one, (users.points, users.weights))
+    return one_by_one(one, (users.points, users.weights))
 
 
 def _is_peer(peers: Peers, parts: Parts, axis: Any) -> Array:
@@ -383,20 +382,19 @@ def best_agreement(
     return best if axis is None else jax.lax.pmax(best, axis)
 
 
-def _rows(array: Array, start: Array, count: int) -> Array:
-    part = jax.lax.dynamic_slice_in_dim(array, start, count)
-    return part.astype(jnp.float32) if part.dtype in (jnp.bfloat16, jnp.uint8) else part
+def _slice(array: Array, start: Array, count: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(array, start, count)
+
+
+def _products(vectors: Array, others: Array) -> Array:
+    """Return products of stored vectors (L, C, d) with others (n, d): (L, C, n) float32."""
+    length, classes, d = vectors.shape
+    return stored_product(vectors.reshape(-1, d), others).reshape(length, classes, -1)
 
 
 def _user_self_terms(market: MarketArrays, users: UserArrays) -> Array:
     """Return |Phi_T|^2, (Q,)."""
-
-    def one(user: tuple[Array, Array]) -> Array:
-        points, weights = user
-        values = market.kernel.profile(distances(market.kernel.metric, points, points))
-        return weights @ (values @ weights)
-
-    return jax.lax.map(one, (users.points, users.weights))
+    return one_by_one(lambda user: square_norm(market.kernel, *user), (users.points, users.weights))
 
 
 def compare_classes(
@@ -426,12 +424,11 @@ def compare_classes(
 
     def one_chunk(i: Array, out: Parts) -> Parts:
         start = jnp.minimum(i * chunk, slots - chunk)
-        vectors = _rows(market.class_vectors, start, chunk)
-        ids = _rows(market.class_ids, start, chunk)
-        flat = vectors.reshape(chunk * classes, d)
-        cross = jnp.matmul(flat, directions.reshape(batch * k, d).T, precision="highest")
+        vectors = _slice(market.class_vectors, start, chunk)
+        ids = _slice(market.class_ids, start, chunk)
+        cross = _products(vectors, directions.reshape(batch * k, d))
         cross = cross.reshape(chunk, classes, batch, k).transpose(0, 2, 1, 3)  # (L, Q, C, k)
-        own_gram = jnp.einsum("lcd,led->lce", vectors, vectors, precision="highest")
+        own_gram = stored_gram(vectors)
         named = ids[:, None, :, None] == users.class_numbers[None, :, None, :]
         allowed = jnp.where(users.by_name[None, :, None, None], named, True)
         allowed &= (ids >= 0)[:, None, :, None] & users.class_mask[None, :, None, :]
@@ -442,7 +439,7 @@ def compare_classes(
         )
         similarity = _shared_similarity(cross, own_gram, user_gram, chosen)
         similarity = jnp.where(users.class_mask[None], similarity, 0.0)
-        behaviour = deeper = agreed = jnp.zeros((chunk, batch), vectors.dtype)
+        behaviour = deeper = agreed = jnp.zeros((chunk, batch), jnp.float32)
         if behaves:
             logits = _logits(market, start, chunk, inputs, lifted)
             logits = logits.reshape(chunk, classes, batch, n).transpose(0, 2, 1, 3)
@@ -454,7 +451,7 @@ def compare_classes(
                     deeper = _deeper(market, start, chunk, inputs, users, behaviour)
             else:
                 behaviour = _mean_chance(logits, chosen, is_label, weights)
-                own = _rows(market.probe_chances, start, chunk) * (1.0 / CHANCE_STEPS)
+                own = _slice(market.probe_chances, start, chunk) * jnp.float32(1.0 / CHANCE_STEPS)
                 agreed = agreement(own, ids >= 0, peers.chance, peers.valid, peers.region)
         share = jnp.where(chosen >= 0, class_weights, 0.0).sum(axis=2)
         found = Parts(similarity, chosen, share, behaviour, deeper, agreed)
@@ -469,6 +466,8 @@ def compare_classes(
         jnp.full((slots, batch, k), -1, jnp.int32),
         *(jnp.zeros((slots, batch), jnp.float32) for _ in range(4)),
     )
+    if chunk == slots:  # no loop, which an accelerator would wait for
+        return one_chunk(jnp.int32(0), out)
     return jax.lax.fori_loop(0, -(-length // chunk), one_chunk, out)
 
 
@@ -607,17 +606,15 @@ def _logits(
     market: MarketArrays, start: Array, chunk: int, inputs: Array, lifted: Array | None
 ) -> Array:
     """Return the proxies' logits (L, C, Q n): of the probe proxy where there is one."""
-    vectors = _rows(market.class_vectors, start, chunk)
-    classes, d = vectors.shape[1:]
-    bias = _rows(market.class_bias, start, chunk) + vectors @ market.origin
-    own = jnp.matmul(vectors.reshape(-1, d), inputs.T, precision="highest")
-    own = own.reshape(chunk, classes, -1) + bias[..., None]
+    vectors = _slice(market.class_vectors, start, chunk)
+    at_origin = _products(vectors, market.origin[None])
+    own = _products(vectors, inputs) + at_origin
+    own += _slice(market.class_bias, start, chunk)[..., None]
     if lifted is None:
         return own
-    weights = _rows(market.probe_weights, start, chunk)
-    probed = jnp.matmul(weights.reshape(-1, weights.shape[2]), lifted.T, precision="highest")
-    probed = probed.reshape(own.shape) + _rows(market.probe_bias, start, chunk)[..., None]
-    return jnp.where(_rows(market.has_probe, start, chunk)[:, None, None] > 0, probed, own)
+    probed = _products(_slice(market.probe_weights, start, chunk), lifted)
+    probed += _slice(market.probe_bias, start, chunk)[..., None]
+    return jnp.where(_slice(market.has_probe, start, chunk)[:, None, None] > 0, probed, own)
 
 
 def _mean_chance(logits: Array, chosen: Array, is_label: Array, weights: Array) -> Array:
@@ -657,10 +654,9 @@ def _deeper(
         outputs: (L, Q), `_transfer` of the outputs: it stays for users whose names are known, and
             stands in, raised by `IMPUTED_HIDDEN`, where there is no representation.
     """
-    batch, n, d = users.points.shape
-    maps = _rows(market.hidden_maps, start, chunk)
-    hidden = jnp.matmul(maps.reshape(-1, d), inputs.T, precision="highest")
-    hidden = hidden.reshape(chunk, -1, batch, n).transpose(0, 2, 1, 3)
+    batch, n, _ = users.points.shape
+    maps = _slice(market.hidden_maps, start, chunk)
+    hidden = _products(maps, inputs).reshape(chunk, -1, batch, n).transpose(0, 2, 1, 3)
     known = (maps != 0).any(axis=(1, 2))[:, None]
     deeper = jnp.where(known, _transfer(hidden, users, HIDDEN_RIDGE), outputs + IMPUTED_HIDDEN)
     return jnp.where(users.by_name, outputs, deeper)

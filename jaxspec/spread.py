@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxspec.calibration import Calibration
+from jaxspec.kernels import one_by_one
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
 from jaxspec.pytrees import register
 from jaxspec.scoring import Scores, UserArrays, compare_classes, score
+from jaxspec.selection import largest
 
 __all__ = ["Best", "best_spread", "score_spread"]
 
@@ -123,11 +125,12 @@ def _best(
     ) -> Best:
         found = score(market, users, length, alive, calibration, method=method, axis=axis)
         scores = jnp.where(alive, found.scores, -jnp.inf)
-        largest, rows = jax.lax.top_k(scores, min(k, scores.shape[1]))
+        k_here = min(k, scores.shape[1])
+        rows = jax.vmap(lambda values: largest(values, k_here))(scores)
         # Equal ones come in order of rows. Classes are compared for the best only: arrays of
         # (Q, rows, classes) are never made.
         similarity, class_map = _classes_of(market, users, rows)
-        taken = Scores(largest, _taken(found.squared_mmd, rows), similarity, class_map)
+        taken = Scores(_taken(scores, rows), _taken(found.squared_mmd, rows), similarity, class_map)
         if axis is None:
             return Best(rows.astype(jnp.int32), taken)
         slots = rows * devices + jax.lax.axis_index(axis)
@@ -152,7 +155,7 @@ def _classes_of(market: MarketArrays, users: UserArrays, rows: Array) -> tuple[A
         parts = compare_classes(dataclasses.replace(market, **some), own, count, "classwise", None)
         return parts.similarity[:, 0], parts.class_map[:, 0]
 
-    return jax.lax.map(one, (users, rows))
+    return one_by_one(one, (users, rows))
 
 
 def _taken(leaf: Array, rows: Array) -> Array:

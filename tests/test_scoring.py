@@ -108,7 +108,7 @@ def test_closeness_counts_for_fine_tuning_as_far_as_models_follow_the_features()
     specs = [specification_with_probe(s) for s in range(3)]
     market = js.Market.from_specifications({f"m{s}": spec for s, spec in enumerate(specs)})
     user = made_user(1)
-    arrays, alive = matching.stack_users(market, [user]), matching.alive_rows(market)
+    arrays, alive = matching.stack_users(market, [user]), market.alive
 
     def scores(slope):
         calibration = dataclasses.replace(market.calibration, slope=np.float32(slope))
