@@ -11,6 +11,7 @@ exactly: encoding, filter and re-ranking are one compiled call (`jaxspec.index_s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -160,7 +161,8 @@ class Index:
 
     def _depth(self, needed: np.ndarray, k: int, recall: float) -> int:
         """Return candidates for a recall: what that share of pseudo-users needed, with a margin."""
-        wanted = SAFETY * float(np.quantile(needed, recall, method="higher")) * max(1.0, k / TOP)
+        at = math.ceil(recall * (len(needed) - 1))  # they are sorted
+        wanted = SAFETY * float(needed[at]) * max(1.0, k / TOP)
         wanted = int(max(wanted, LEAST, 4 * k))
         step = bucket(wanted, minimum=LEAST) // 8  # few sizes to compile, an eighth too many
         return min(-(-wanted // step) * step, self._codes.codes.shape[0])

@@ -37,7 +37,7 @@ LEAST_SHOWN = 4 * TOP  # learnwares that a pseudo-user of other names has to see
 def fit_filter(
     market: Market, codes: Codes, method: str, *, by_name: bool
 ) -> tuple[Filter, np.ndarray]:
-    """Return the filter of a method and the depth that each pseudo-user needed, (P,).
+    """Return the filter of a method and the depths that pseudo-users needed, (P,), ascending.
 
     In a market of more than `CALIBRATED` learnwares they look at an even sample of so many, and
     depths are in proportion.
@@ -94,7 +94,7 @@ def fit_filter(
         _depth(x @ weights, y) * max(1.0, len(market) / len(y))
         for x, y in zip(features, exact, strict=True)
     ]
-    return Filter(weights.astype(np.float32)), np.array(needed)
+    return Filter(weights.astype(np.float32)), np.sort(needed)
 
 
 def fit_weights(features: list[np.ndarray], exact: list[np.ndarray]) -> np.ndarray:

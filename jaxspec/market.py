@@ -11,6 +11,7 @@ Only `jaxspec.matching` and its like read `arrays`; ids, names and sizes are hos
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -231,8 +232,9 @@ class Market:
 
     def ids_of(self, slots: np.ndarray) -> tuple[str, ...]:
         """Return the ids of the learnwares in slots (n,)."""
-        ids = self._storage.ids
-        return tuple([ids[slot] for slot in slots.tolist()])
+        if len(slots) < 2:
+            return tuple(self._storage.ids[slot] for slot in slots)
+        return operator.itemgetter(*slots.tolist())(self._storage.ids)
 
     @property
     def arrays(self) -> MarketArrays:

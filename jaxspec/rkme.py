@@ -36,7 +36,9 @@ EXACT_ERROR_ROWS = 2048  # up to here the error is computed without being asked 
 SAMPLE_ROWS = 10  # rows per point in the start's Lloyd steps
 SEED_EVERY = 2  # every second one of them is a candidate of k-means++: its cost is their square
 LLOYD_STEPS = 1
-CHUNK_SETS = 8
+# Sets in one call: what a processor's cache holds. An accelerator waits for the launches of a call,
+# some 5,000 however many sets are in it: 256 sets by 8 took 0.68 s on an H200.
+CHUNK_SETS = {"cpu": 8, "other": 256}
 
 
 @register
@@ -280,7 +282,8 @@ def reduce_sets(
         sets.append(as_features(f"features[{i}]", one, dimension=sets[0].shape[1], copy=False))
     rows = bucket(max(one.shape[0] for one in sets))
     keys = np.asarray(_split_keys(as_key("key", key), bucket(len(sets))))
-    chunk = min(CHUNK_SETS, bucket(len(sets), minimum=1))
+    most = CHUNK_SETS["cpu" if jax.default_backend() == "cpu" else "other"]
+    chunk = min(most, bucket(len(sets), minimum=1))
     found = []
     for first in range(0, len(sets), chunk):
         part = sets[first : first + chunk]

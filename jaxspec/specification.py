@@ -12,6 +12,7 @@ cannot be compared. The submitter's data never enter a specification, only what 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -129,8 +130,8 @@ class UserSpecification:
 
 def same_kernel(a: Kernel, b: Kernel) -> bool:
     """Tell whether two kernels have one form and one bandwidth (to float32 rounding)."""
-    return type(a) is type(b) and bool(
-        np.isclose(float(a.bandwidth), float(b.bandwidth), rtol=1e-6, atol=0.0)
+    return type(a) is type(b) and math.isclose(
+        float(a.bandwidth), float(b.bandwidth), rel_tol=1e-6, abs_tol=0.0
     )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
 from conftest import made_specification, made_user
@@ -11,7 +10,7 @@ from test_probe import specification_with_probe
 
 import jaxspec as js
 from benchmarks import made_market, made_shapes
-from jaxspec import calibration, index_codes, index_filter, index_search, market_storage, matching
+from jaxspec import calibration, index_codes, index_filter, market_storage, matching
 
 
 @functools.cache
@@ -184,9 +183,3 @@ def test_bad_input_is_named():
         index().search(users(1)[0], recall="most")
     with pytest.raises(ValueError, match="feature space"):
         index().search(made_user(1))
-
-
-def test_the_largest_are_found_by_groups():
-    values = jax.random.normal(jax.random.key(0), (64 * 50,))
-    want = np.argsort(-np.asarray(values), kind="stable")[:20]
-    np.testing.assert_array_equal(index_search._largest(values, 20), want)
