@@ -57,7 +57,7 @@ from jaxspec.market_arrays import ROW_FIELDS
 from jaxspec.market_storage import spaced
 from jaxspec.matching import stack_users
 from jaxspec.probe import whitening
-from jaxspec.scoring import UserArrays
+from jaxspec.score_parts import UserArrays
 from jaxspec.shapes import pad_to
 
 Array = Any

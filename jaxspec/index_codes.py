@@ -185,7 +185,7 @@ def encode_users(encoder: Encoder, market: MarketArrays, users: Any) -> tuple[Ar
     Args:
         encoder: of the market.
         market: its arrays, for kernel and landmarks.
-        users: `scoring.UserArrays`.
+        users: `score_parts.UserArrays`.
     """
     kernel = market.kernel
     batch, n, d = users.points.shape

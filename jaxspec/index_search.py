@@ -22,7 +22,8 @@ from jaxspec.index_codes import EMBEDDING, Encoder
 from jaxspec.kernels import one_by_one
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
 from jaxspec.pytrees import register
-from jaxspec.scoring import Scores, UserArrays, score_rows
+from jaxspec.score_parts import Scores, UserArrays
+from jaxspec.scoring import score_rows
 from jaxspec.selection import largest
 
 __all__ = ["FEATURES", "Filter", "features_of", "search"]

@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxspec.checks import as_size
 from jaxspec.market import Market
-from jaxspec.scoring import METHODS, NEED_LABELS, Scores, UserArrays
+from jaxspec.score_parts import Scores, UserArrays
+from jaxspec.scoring import METHODS, NEED_LABELS
 from jaxspec.shapes import bucket
 from jaxspec.specification import UserSpecification, check_comparable, check_user
 from jaxspec.spread import best_spread, score_spread

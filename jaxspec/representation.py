@@ -3,7 +3,7 @@
 Fine-tuning reuses a model's hidden layers and not its labels, so a user whose classes nobody has
 asks whether hidden features separate these classes. A specification may hold the answer's first
 approximation: the ridge regression of the model's leading hidden directions on the public features
-of the submitter's data, RANK columns of d numbers. `scoring._transfer` scores it. The form follows
+of the submitter's data, RANK columns of d numbers. `transfer.explained` scores it. The form follows
 kernel alignment (Cristianini et al., "On kernel-target alignment", 2001), of a kernel on hidden
 features; `benchmarks/hidden.py` compares ranks, fits and penalties.
 """

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxspec.calibration import Calibration
+from jaxspec.comparison import compare_classes
 from jaxspec.kernels import one_by_one
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
 from jaxspec.pytrees import register
-from jaxspec.scoring import Scores, UserArrays, compare_classes, score
+from jaxspec.score_parts import Scores, UserArrays
+from jaxspec.scoring import score
 from jaxspec.selection import largest
 
 __all__ = ["Best", "best_spread", "score_spread"]

@@ -23,7 +23,7 @@ from jaxspec.calibration import SAMPLE, Calibration
 from jaxspec.market_arrays import in_float32
 from jaxspec.market_folder import Blocks, Folder
 from jaxspec.matching import Match, by_method, match_of, prepare_users
-from jaxspec.scoring import Peers, Scores, UserArrays
+from jaxspec.score_parts import Peers, Scores, UserArrays
 from jaxspec.shapes import bucket, pad_to
 from jaxspec.specification import UserSpecification
 from jaxspec.stream_blocks import (

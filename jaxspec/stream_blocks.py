@@ -16,18 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.calibration import Calibration
+from jaxspec.comparison import compare_classes
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays
-from jaxspec.scoring import (
-    Embedded,
-    Parts,
-    Peers,
-    UserArrays,
-    best_agreement,
-    combine,
-    compare_classes,
-    embed,
-    find_peers,
-)
+from jaxspec.peers import best_agreement, find_peers
+from jaxspec.score_parts import Embedded, Parts, Peers, UserArrays
+from jaxspec.scoring import combine, embed
 
 __all__ = [
     "CLASSES",

@@ -11,8 +11,9 @@ from sklearn.linear_model import Ridge
 from test_scoring import closeness, oracle_transfer, proxy_logits
 
 import jaxspec as js
-from jaxspec import scoring
+from jaxspec import comparison, scoring, transfer
 from jaxspec.representation import RANK, fit_representation
+from jaxspec.score_parts import UserArrays
 
 OTHERS = list("wxyz")
 
@@ -108,10 +109,10 @@ def test_a_user_of_other_names_is_scored_by_hidden_directions_where_they_are_kno
     found = js.match(market, user, method="transfer")
     hidden = points @ with_map.representation
     hidden = np.c_[hidden, -hidden]  # whose row means are zero: the oracle takes them off
-    want = oracle_transfer(hidden, labels, 4, ridge=scoring.HIDDEN_RIDGE)
+    want = oracle_transfer(hidden, labels, 4, ridge=transfer.HIDDEN_RIDGE)
     np.testing.assert_allclose(found.scores[0], want + 2 * closeness(with_map, user), atol=2e-3)
     outputs = oracle_transfer(proxy_logits(without, user), labels, 4)
-    want = outputs + scoring.IMPUTED_HIDDEN
+    want = outputs + comparison.IMPUTED_HIDDEN
     np.testing.assert_allclose(found.scores[1], want + 2 * closeness(without, user), atol=2e-3)
 
 
@@ -160,7 +161,7 @@ def test_random_directions_do_not_pass_those_that_separate_the_classes():
         centres = rng.normal(size=(5, 64))
         labels = np.arange(50) % 5
         points = (centres[labels] + 2 * rng.normal(size=(50, 64))).astype(np.float32)
-        users = scoring.UserArrays(
+        users = UserArrays(
             points=points[None],
             weights=np.full((1, 50), 0.02),
             labels=labels[None],
@@ -172,10 +173,9 @@ def test_random_directions_do_not_pass_those_that_separate_the_classes():
             by_name=np.zeros(1, bool),
         )
         honest = centres[rng.permutation(5)[:4]] + 0.5 * rng.normal(size=(4, 64))
+        ridge = transfer.HIDDEN_RIDGE
         scores = [
-            float(
-                scoring._transfer((points @ one.T).T[None, None], users, scoring.HIDDEN_RIDGE)[0, 0]
-            )
+            float(transfer.explained((points @ one.T).T[None, None], users, ridge)[0, 0])
             for one in (honest, rng.normal(size=(RANK, 64)))
         ]
         gains.append(scores[0] - scores[1])

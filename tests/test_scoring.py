@@ -9,7 +9,8 @@ from conftest import DIMENSION, made_specification, made_task, made_user
 from test_probe import oracle_lift, specification_with_probe
 
 import jaxspec as js
-from jaxspec import matching, scoring
+from jaxspec import class_vectors, comparison, matching, peers, scoring, transfer
+from jaxspec.score_parts import UserArrays
 
 
 def oracle_chances(logits):
@@ -189,7 +190,7 @@ def test_a_learnware_is_asked_only_for_the_classes_it_has():
     found = oracle_chances(probed(fewer, user.reduced_set.points))
     chance = np.where(labels < 2, found[np.arange(len(labels)), np.minimum(labels, 1)], 0.0)
     arrays = matching.stack_users(market, [user])
-    parts = scoring.compare_classes(
+    parts = comparison.compare_classes(
         market.arrays, arrays, np.int32(2), "likelihood", peers_of(market, arrays)
     )
     np.testing.assert_allclose(parts.behaviour[1, 0], chance.mean(), atol=5e-3)
@@ -202,7 +203,7 @@ def peers_of(market, arrays):
     alive = np.zeros(market.arrays.weights.shape[0], bool)
     alive[market.rows] = True
     embedded = scoring.embed(market.arrays, arrays, np.int32(market.length))
-    return scoring.find_peers(market.arrays, arrays, embedded, alive, market.calibration)
+    return peers.find_peers(market.arrays, arrays, embedded, alive, market.calibration)
 
 
 def test_closeness_counts_where_near_models_agree_and_not_where_they_do_not():
@@ -239,14 +240,14 @@ def test_inverse_equals_numpy():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(5, 3, 9, 12))
     matrix = (x @ x.swapaxes(-1, -2) / 12 + 0.3 * np.eye(9)).astype(np.float32)
-    np.testing.assert_allclose(scoring._inverse(matrix), np.linalg.inv(matrix), atol=2e-4)
+    np.testing.assert_allclose(transfer.inverse(matrix), np.linalg.inv(matrix), atol=2e-4)
 
 
 def test_assign_is_greedy_and_shares_when_classes_run_out():
     similarity = np.array([[0.9, 0.8, 0.1], [0.85, 0.2, 0.3]], np.float32)
-    chosen = scoring.assign(similarity, np.ones((2, 3), bool))
+    chosen = class_vectors.assign(similarity, np.ones((2, 3), bool))
     np.testing.assert_array_equal(chosen, [0, 0, 1])  # 0-0, then 1-2; class 1 shares the best
-    nothing = scoring.assign(similarity, np.zeros((2, 3), bool))
+    nothing = class_vectors.assign(similarity, np.zeros((2, 3), bool))
     np.testing.assert_array_equal(nothing, [-1, -1, -1])
 
 
@@ -333,7 +334,7 @@ def test_further_random_outputs_do_not_help_transfer_on_average():
         points = centres[labels] + 2 * rng.normal(size=(50, 64))
         own = centres[rng.permutation(5)] + 2 * rng.normal(size=(5, 64))  # a related model
         more = rng.normal(size=(5, 64)) * own.std()
-        users = scoring.UserArrays(
+        users = UserArrays(
             points=points[None],
             weights=np.full((1, 50), 0.02),
             labels=labels[None],
@@ -348,7 +349,7 @@ def test_further_random_outputs_do_not_help_transfer_on_average():
         def score(vectors, users=users, points=points):
             logits = (vectors @ points.T)[None, None].astype(np.float32)
             logits -= logits.mean(axis=2, keepdims=True)
-            return float(scoring._transfer(logits, users, scoring.OUTPUT_RIDGE)[0, 0])
+            return float(transfer.explained(logits, users, transfer.OUTPUT_RIDGE)[0, 0])
 
         lifts.append(score(np.concatenate([own, more])) - score(own))
     assert np.mean(lifts) < 0.005
@@ -397,7 +398,7 @@ def test_shared_similarity_equals_numpy_in_small_and_large_chunks(learnwares):
             ("qcd,qed->qce", asked, asked),
         )
     ]
-    found = np.asarray(jax.jit(scoring._shared_similarity)(*grams, chosen))
+    found = np.asarray(jax.jit(class_vectors.shared_similarity)(*grams, chosen))
     for row in range(0, learnwares, 37):
         for user in range(8):
             matched = np.flatnonzero(chosen[row, user] >= 0)
