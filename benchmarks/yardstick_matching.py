@@ -198,8 +198,9 @@ def index(options: argparse.Namespace, world: Any, market: js.Market) -> dict[st
 
 def growth(options: argparse.Namespace, world: Any) -> dict[str, Any]:
     """How time grows with each size."""
-    large = (500, 1000, 2000, 4000) if options.quick else (3000, 10000, 30000, 100000)
+    large = (500, 1000) if options.quick else (3000, 10000, 30000, 100000)
     base = large[-2]
+    few = 2 if options.quick else 4
     record: dict[str, Any] = {}
 
     def add(name: str, sizes: tuple[int, ...], calls: list[Callable[[], Any]]) -> None:
@@ -226,20 +227,20 @@ def growth(options: argparse.Namespace, world: Any) -> dict[str, Any]:
     add("M, index", large, [lambda one=one: one.search(user, 10) for one in built])
     record["M, index"]["candidates"] = [one.candidates(10) for one in built]
     del markets, built
-    sizes = (12, 25, 50, 100)
+    sizes = (12, 25, 50, 100)[:few]
     markets = [made_market.make_market(world, base, size=size) for size in sizes]
     add("m", sizes, [lambda one=one: js.top_k(one, user, 10, method="rkme") for one in markets])
     del markets
     market = made_market.make_market(world, base)
     people = made_market.make_users(world, 64)
-    counts = (4, 8, 16, 32)
+    counts = (4, 8, 16, 32)[:few]
     add(
         "Q",
         counts,
         [lambda q=q, one=market: js.top_k(one, people[:q], 10, method="rkme") for q in counts],
     )
     del market
-    dimensions, calls = (32, 64, 128, 256), []
+    dimensions, calls = (32, 64, 128, 256)[:few], []
     for d in dimensions:
         other = made_market.make_world(dimension=d)
         one = made_market.make_market(other, base // 2)
@@ -251,7 +252,7 @@ def growth(options: argparse.Namespace, world: Any) -> dict[str, Any]:
 
 def million(options: argparse.Namespace, world: Any) -> dict[str, Any]:
     """A million learnwares on this machine."""
-    count = 20_000 if options.quick else 1_000_000
+    count = 2_000 if options.quick else 1_000_000
     start = time.perf_counter()
 
     def told(done: int, total: int) -> None:
@@ -353,7 +354,7 @@ def main() -> None:
         progress(f"case {case}")
         if case in ("exact", "storage", "index"):
             if market is None:
-                market = made_market.make_market(world, 5000 if options.quick else 100_000)
+                market = made_market.make_market(world, 2000 if options.quick else 100_000)
             report[case] = globals()[case](options, world, market)
         else:
             market = None
