@@ -9,6 +9,7 @@ every learnware that has a class of its name, as the market has none for a user 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ PSEUDO_USERS = 64
 CALIBRATED = 16384  # learnwares among which they look for the best
 TOGETHER = 16  # pseudo-users that are scored in one pass
 TOP = 10  # the exact best whose depth is measured
+LEAST_RANK = 3  # of them in a sample: the depth of the first alone says little of the last
 LEAST_SHOWN = 4 * TOP  # learnwares that a pseudo-user of other names has to see
 
 
@@ -39,8 +41,10 @@ def fit_filter(
 ) -> tuple[Filter, np.ndarray]:
     """Return the filter of a method and the depths that pseudo-users needed, (P,), ascending.
 
-    In a market of more than `CALIBRATED` learnwares they look at an even sample of so many, and
-    depths are in proportion.
+    In a market of more than `CALIBRATED` learnwares they look at an even sample of so many. Depths
+    are in proportion, and so are ranks: the best `TOP` of all are fewer in a sample. (With the best
+    `TOP` of a sixth of 24,000 real specifications, users of other names were said to need 11,800 of
+    them; with three 5,700; 2,000 were needed.)
 
     Args:
         market: of the index.
@@ -90,10 +94,11 @@ def fit_filter(
             exact.append(scores[row, keep])
             features.append(found[row, keep])
     weights = fit_weights(features, exact)
-    needed = [
-        _depth(x @ weights, y) * max(1.0, len(market) / len(y))
-        for x, y in zip(features, exact, strict=True)
-    ]
+    needed = []
+    for x, y in zip(features, exact, strict=True):
+        share = min(1.0, len(y) / len(market))
+        rank = min(TOP, max(LEAST_RANK, math.ceil(TOP * share)))
+        needed.append(_depth(x @ weights, y, rank) / share)
     return Filter(weights.astype(np.float32)), np.sort(needed)
 
 
@@ -119,9 +124,9 @@ def fit_weights(features: list[np.ndarray], exact: list[np.ndarray]) -> np.ndarr
     return np.asarray(np.linalg.solve(matrix, moments[:, FEATURES] / scale) / scale)
 
 
-def _depth(guess: np.ndarray, exact: np.ndarray) -> int:
-    """Return how many of the first in the guessed order hold the exact best `TOP`."""
-    best = np.argsort(-exact, kind="stable")[:TOP]
+def _depth(guess: np.ndarray, exact: np.ndarray, rank: int) -> int:
+    """Return how many of the first in the guessed order hold the exact best `rank`."""
+    best = np.argsort(-exact, kind="stable")[:rank]
     return 1 + int((guess > guess[best].min()).sum())
 
 
