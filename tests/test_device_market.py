@@ -1,7 +1,12 @@
 """Markets that are drawn on the device: what they hold is what the library makes of it."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the wheel holds no benchmarks
 
 import jaxspec as js
 from benchmarks import made_market
