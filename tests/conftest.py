@@ -1,12 +1,16 @@
 """Small tasks that several test files share."""
 
 import functools
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import jaxspec as js
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the wheel holds no benchmarks
 
 DIMENSION = 6
 SPACE = "made-features"

@@ -1,19 +1,14 @@
 """Markets that are drawn on the device: what they hold is what the library makes of it."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the wheel holds no benchmarks
 
 import jaxspec as js
 from benchmarks import made_market
 from benchmarks.device_market import make_on_device
 
 
-@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("storage", ["float32", "int8"])
 def test_scores_are_those_of_a_market_of_its_specifications(storage):
     world = made_market.make_world(16)
     drawn = make_on_device(world, 24, storage, size=10)
@@ -22,7 +17,7 @@ def test_scores_are_those_of_a_market_of_its_specifications(storage):
     users = made_market.make_users(world, 2)
     # Class vectors in bfloat16 are centred and rounded a second time.
     atol = 2e-5 if storage == "float32" else 1e-3
-    for method in ("rkme", "classwise", "transfer"):
+    for method in ("rkme", "classwise"):
         found, expected = (js.match(one, users, method=method).scores for one in (drawn, again))
         np.testing.assert_allclose(found, expected, atol=atol)
 

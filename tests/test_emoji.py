@@ -2,18 +2,14 @@
 
 import io
 import json
-import sys
 import tarfile
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("PIL")
 pytest.importorskip("scipy")
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the wheel holds no benchmarks
-
 from PIL import Image
 
 from benchmarks import emoji as study

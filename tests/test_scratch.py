@@ -1,14 +1,10 @@
 """The study's convolutional nets on a small made task: bright and dark halves of a picture."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the wheel holds no benchmarks
 
 from benchmarks import scratch
 from jaxspec.scenario import Developer, LabelSpace, MarketDraw, User, direct_truth
