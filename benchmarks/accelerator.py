@@ -40,9 +40,9 @@ import numpy as np
 import jaxspec as js
 from benchmarks import machine, made_market
 from benchmarks.device_market import make_on_device
-from jaxspec.embeddings import embedding_products, pack_columns
+from benchmarks.fused_blocks import by_xla, fused
 from jaxspec.exact import PARTS
-from jaxspec.fused import fused_for, fused_products
+from jaxspec.fused import fused_for
 from jaxspec.matching import stack_users
 from jaxspec.spread import score_spread
 
@@ -437,21 +437,9 @@ def best(market: js.Market, users: list[js.UserSpecification]) -> Any:
 
 def passes(case: Case) -> dict[str, Callable[..., Any]]:
     """Return the ways to the products, {name: compiled function}; fused where a device has it."""
-
-    def by_xla(arrays: Any, users: Any, length: Any) -> Any:
-        columns, shares = pack_columns(users.points, users.weights, users.counts)
-        stored = (arrays.points, arrays.scales, arrays.square_norms, arrays.weights)
-        count = users.counts.sum()
-        return embedding_products(arrays.kernel, *stored, columns, shares, count, length)
-
-    def fused(arrays: Any, users: Any, length: Any) -> Any:
-        stored = (arrays.points, arrays.scales, arrays.square_norms, arrays.weights)
-        own = (users.points, users.weights, users.counts)
-        return fused_products(arrays.kernel, *stored, *own, length)
-
     found: dict[str, Callable[..., Any]] = {}
     if fused_for(js.Gaussian(bandwidth=1.0)):
-        found["fused"] = jax.jit(fused)
+        found["fused"] = jax.jit(partial(fused, None, False))
     if case.learnwares <= MOST_BY_XLA or not found:
         found["xla"] = jax.jit(by_xla)
     return found

@@ -45,8 +45,8 @@ def by_xla(arrays: Any, users: Any, length: Any) -> Any:
     return embedding_products(arrays.kernel, *stored, *packed, users.counts.sum(), length)
 
 
-def fused(blocks: Blocks, interpret: bool, arrays: Any, users: Any, length: Any) -> Any:
-    """Return the products by the kernel."""
+def fused(blocks: Blocks | None, interpret: bool, arrays: Any, users: Any, length: Any) -> Any:
+    """Return the products by the kernel; of its own block sizes for None."""
     stored = (arrays.points, arrays.scales, arrays.square_norms, arrays.weights)
     own = (users.points, users.weights, users.counts)
     return fused_products(arrays.kernel, *stored, *own, length, blocks=blocks, interpret=interpret)

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxspec.calibration import chances
-from jaxspec.kernels import Kernel, gram
+from jaxspec.kernels import Kernel, square_norm
 from jaxspec.pytrees import register
 from jaxspec.shapes import bucket
 
@@ -162,10 +162,7 @@ def decode_points(points: Array, scales: Array) -> Array:
 
 @jax.jit
 def _self_terms(kernel: Kernel, points: Array, scales: Array, weights: Array) -> Array:
-    def one(u: Array, w: Array) -> Array:
-        return jnp.matmul(w, jnp.matmul(gram(kernel, u, u), w, precision="highest"))
-
-    return jax.vmap(one)(decode_points(points, scales), weights)
+    return jax.vmap(partial(square_norm, kernel))(decode_points(points, scales), weights)
 
 
 def self_terms(kernel: Kernel, rows: dict[str, np.ndarray]) -> np.ndarray:
