@@ -25,6 +25,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -161,8 +162,8 @@ def say(text: str) -> None:
 # Is it right
 
 
-def run_tests(names: tuple[str, ...]) -> dict[str, Any]:
-    """Run the tests in a process of their own, before this one takes the device."""
+def run_tests(names: tuple[str, ...], seconds: float) -> dict[str, Any]:
+    """Run the tests, so many seconds, in a process before this one takes the device."""
     if importlib.util.find_spec("pytest") is None:
         return {"left out": "no pytest"}
     root = Path(__file__).parent.parent
@@ -180,28 +181,34 @@ def run_tests(names: tuple[str, ...]) -> dict[str, Any]:
             missing.append(f"{path.name} ({'no ' + ', '.join(needs) if needs else 'not there'})")
         else:
             files.append(str(path))
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rf", *files]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-rfE", *files]
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(min(12, os.cpu_count() or 1)), "--dist", "worksteal"]
     flags = f"{os.environ.get('XLA_FLAGS', '')} {TEST_FLAGS}".strip()
     shared = {**os.environ, "XLA_FLAGS": flags, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     began = time.perf_counter()
-    found = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, timeout=1800, env=shared
-    )
-    seconds = time.perf_counter() - began
-    lines = found.stdout.splitlines()
-    last = next((line for line in reversed(lines) if re.search(r"\d+ \w+", line)), "")
+    with tempfile.TemporaryFile("w+") as output:
+        running = subprocess.Popen(
+            command, cwd=root, env=shared, stdout=output, stderr=subprocess.DEVNULL
+        )
+        try:
+            code: int | None = running.wait(seconds)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            code = None
+        output.seek(0)
+        lines = output.read().splitlines()
+    failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]  # the summary's
+    tests = [line for line in lines if line not in failures]  # a line each
     counts = {
-        kind: int(count)
-        for count, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)
+        word.lower(): sum(f" {word} " in f"{line} " for line in tests)
+        for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")
     }
-    failures = [line[:300] for line in lines if line.startswith(("FAILED", "ERROR"))]
     return {
-        "exit": found.returncode,
+        "exit": code if code is not None else f"stopped after {seconds:.0f} s",
         **counts,
-        "seconds": seconds,
-        "failures": failures,
+        "seconds": time.perf_counter() - began,
+        "failures": [line[:300] for line in failures],
         "left out": missing,
     }
 
@@ -458,7 +465,7 @@ def main() -> None:
     # First, in a process of its own: a TPU serves one process, and a GPU's memory goes to one.
     if "tests" in options.only:
         names = QUICK_TESTS if quick else TESTS
-        report.stage("tests", "pytest", partial(run_tests, names))
+        report.stage("tests", "pytest", partial(run_tests, names, 60 * options.minutes))
     described = machine.describe()
     report.named_after(described["device"], keep=len(options.only) < len(SECTIONS))
     peaks = peaks_of(described["device"])
