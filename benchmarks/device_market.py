@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.made_market import CONTEXTS, PER_TASK, SPACES, World
+from jaxspec.exact import stored_gram
 from jaxspec.kernels import square_norm
 from jaxspec.market import Market
 from jaxspec.market_arrays import STORAGES, MarketArrays, allocate, decode_points, write_rows
@@ -63,6 +64,7 @@ def _rows(
         "weights": weights,
         "self_terms": terms,
         "class_vectors": vectors.astype(vector_type),
+        "class_grams": stored_gram(vectors.astype(vector_type)),
         "class_bias": jnp.zeros((count, PER_TASK)),
         "class_ids": classes,
         "probe_weights": empty.astype(vector_type),

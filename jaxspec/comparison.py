@@ -67,7 +67,8 @@ def compare_classes(
         ids = _slice(market.class_ids, start, chunk)
         cross = _products(vectors, directions.reshape(batch * k, d))
         cross = cross.reshape(chunk, classes, batch, k).transpose(0, 2, 1, 3)  # (L, Q, C, k)
-        own_gram = stored_gram(vectors)
+        kept = market.class_grams is not None and market.class_grams.shape[1] > 0
+        own_gram = _slice(market.class_grams, start, chunk) if kept else stored_gram(vectors)
         named = ids[:, None, :, None] == users.class_numbers[None, :, None, :]
         allowed = jnp.where(users.by_name[None, :, None, None], named, True)
         allowed &= (ids >= 0)[:, None, :, None] & users.class_mask[None, :, None, :]

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxspec.backend import on_processor
 from jaxspec.kernels import Kernel, distances
 
 __all__ = ["block_entries", "chunk_rows", "column_block", "embedding_products", "pack_columns"]
@@ -29,7 +30,7 @@ def block_entries() -> int:
     4 MiB of float32 stay in a processor's cache (the best of 2^17 to 2^20 there); an accelerator
     wants more work a launch.
     """
-    return 1 << 20 if jax.default_backend() == "cpu" else 1 << 26
+    return 1 << 20 if on_processor() else 1 << 26
 
 
 def column_block(batch: int) -> int:
@@ -37,7 +38,7 @@ def column_block(batch: int) -> int:
 
     That was on a processor; an accelerator gets the larger one, with less to do a column.
     """
-    return 256 if batch == 1 or jax.default_backend() != "cpu" else 64
+    return 256 if batch == 1 or not on_processor() else 64
 
 
 def chunk_rows(slots: int, entries: int) -> int:
@@ -48,7 +49,7 @@ def chunk_rows(slots: int, entries: int) -> int:
     going from one to the next costs, gets as few as there can be.
     """
     chunks = -(-slots // max(1, block_entries() // entries))
-    if jax.default_backend() != "cpu":
+    if not on_processor():
         return -(-slots // chunks)
     return max(1, -(-slots // (-(-chunks // 5) * 5)))
 

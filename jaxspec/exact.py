@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxspec.backend import on_processor
+
 __all__ = ["PARTS", "parts_of", "stored_gram", "stored_product"]
 
 Array = Any
@@ -31,7 +33,7 @@ def parts_of(values: Array) -> list[Array]:
 
 
 def _as_stored(stored: Array) -> bool:
-    return bool(stored.dtype == jnp.bfloat16) and jax.default_backend() != "cpu"
+    return bool(stored.dtype == jnp.bfloat16) and not on_processor()
 
 
 def stored_product(stored: Array, others: Array) -> Array:

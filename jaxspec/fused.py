@@ -22,7 +22,8 @@ from jaxspec.kernels import Kernel
 __all__ = ["Blocks", "fused_for", "fused_products"]
 
 Array = Any
-SMALLEST = 16  # Triton's smallest side of a matrix product
+SMALLEST = 16  # side of a matrix product in Triton
+SMALLEST_DEPTH = {"int8": 32}  # of the sum; with 16 it compiles to wrong numbers (jax 0.11, H200)
 USERS = 8  # at a time: a call writes so many numbers a row of the market
 STEP = 254.0  # a part in int8 is half a unit of the part before, at most
 
@@ -103,7 +104,8 @@ def fused_products(
         length: scalar int32; slots from here on need not be computed.
         backend: "gpu" or "tpu" for its block sizes; None for the default device's.
         blocks: other sizes.
-        interpret: run without a compiler, slowly, on any device.
+        interpret: run without Triton or Mosaic, slowly, on a processor (a GPU's XLA simplifies
+            what splits float32 numbers).
 
     Raises:
         ValueError: a kernel that is no function of the squared distance, or no backend.
@@ -119,7 +121,10 @@ def fused_products(
     blocks = blocks or BLOCKS[backend, points.dtype.name]
     slots, m, d = points.shape
     users, n = user_weights.shape
-    depth = min(blocks.depth, _power_of_two(d)) if backend == "gpu" else d
+    depth = d
+    if backend == "gpu":
+        least = SMALLEST_DEPTH.get(points.dtype.name, SMALLEST)
+        depth = min(blocks.depth, max(least, _power_of_two(d)))
     blocks = blocks._replace(columns=min(blocks.columns, _power_of_two(n)), depth=depth)
     square = jnp.square(jnp.asarray(kernel.bandwidth, jnp.float32))
     rows = points.reshape(slots * m, d)

@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxspec.index_filter import TOP, fit_filter
@@ -145,7 +144,6 @@ class Index:
                 depth=depth,
                 mesh=market.mesh,
             )
-            slots, scores = jax.device_get((slots, scores))
             for row, place in enumerate(chosen):
                 count = int(np.isfinite(scores.scores[row]).sum())
                 matches[place] = match_of(

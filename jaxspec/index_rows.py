@@ -66,7 +66,8 @@ class Codes:
         self._names = -1
         self._draw_names(market)
         self._numbers: dict[tuple[str, ...], int] = {}
-        self.table = np.full((8, market.arrays.class_ids.shape[1]), -1, np.int32)
+        self._table = np.full((8, market.arrays.class_ids.shape[1]), -1, np.int32)
+        self._placed: Array | None = None  # the table where the rows lie
         total = market._storage.total
         width = {"codes": np.zeros((1, index_codes.EMBEDDING + index_codes.SKETCH), np.float32)}
         self.codes = allocate(width, total, self.mesh)["codes"]
@@ -77,6 +78,14 @@ class Codes:
         self.spaces = by_row(spaces, self.mesh)
         self._encode(market, market.length, progress)
         self._write(market, market.length - 1)  # so that the first `append` finds it compiled
+
+    @property
+    def table(self) -> Array:
+        """Class numbers of every label space, (spaces, classes) int32, on the devices."""
+        placed = self._placed
+        if placed is None:
+            placed = self._placed = replicated(self._table, self.mesh)
+        return placed
 
     @property
     def bytes_per_learnware(self) -> int:
@@ -127,9 +136,10 @@ class Codes:
         names = market._storage.facts[slot].class_names
         if names not in self._numbers:
             number = len(self._numbers)
-            if number == len(self.table):
-                self.table = pad_to(self.table, (2 * number, self.table.shape[1]), value=-1)
-            self.table[number, : len(names)] = market.class_numbers(names)
+            if number == len(self._table):
+                self._table = pad_to(self._table, (2 * number, self._table.shape[1]), value=-1)
+            self._table[number, : len(names)] = market.class_numbers(names)
+            self._placed = None
             self._numbers[names] = number
         return self._numbers[names]
 

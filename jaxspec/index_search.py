@@ -14,13 +14,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxspec import index_codes
+from jaxspec.backend import on_processor
 from jaxspec.calibration import Calibration
 from jaxspec.index_codes import EMBEDDING, Encoder
 from jaxspec.kernels import one_by_one
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
+from jaxspec.packing import Layout, pack, pack_scores, unpack, unpack_scores
 from jaxspec.pytrees import register
 from jaxspec.score_parts import Scores, UserArrays
 from jaxspec.scoring import score_rows
@@ -63,6 +66,8 @@ def search(
 ) -> tuple[Array, Scores]:
     """Return candidates' slots (Q, depth), best first, and their exact scores (Q, depth, ...).
 
+    Users are numpy arrays, and so is what comes back.
+
     Args:
         market: its arrays, over the mesh if there is one.
         encoder: of the index.
@@ -78,18 +83,33 @@ def search(
             `NEIGHBOURS` of them by closeness. A score of minus infinity marks a place without one.
         mesh: the devices, None for one.
     """
+    asked, layout = pack((users, model))
     with on_mesh(mesh), in_float32():
-        return _search(
-            market, codes, spaces, alive, encoder, table, model, users, calibration,
-            method=method, depth=depth, mesh=mesh,
+        found = _search(
+            market, codes, spaces, alive, encoder, table, calibration, asked,
+            layout=layout, method=method, depth=depth, mesh=mesh,
         )  # fmt: skip
+        return unpack_scores(np.asarray(found))
 
 
-@partial(jax.jit, static_argnames=("method", "depth", "mesh"))
+@partial(jax.jit, static_argnames=("layout", "method", "depth", "mesh"))
 def _search(
-    market: MarketArrays, *others: Any, method: str, depth: int, mesh: Mesh | None
-) -> tuple[Array, Scores]:
-    """Return what `search` does; the other arguments are those of `local`."""
+    market: MarketArrays,
+    codes: Array,
+    spaces: Array,
+    alive: Array,
+    encoder: Encoder,
+    table: Array,
+    calibration: Calibration,
+    asked: Array,
+    *,
+    layout: Layout,
+    method: str,
+    depth: int,
+    mesh: Mesh | None,
+) -> Array:
+    """Return what `search` does, packed; users and model come packed too."""
+    users, model = unpack(asked, layout)
     axis = None if mesh is None else mesh.axis_names
     by_closeness = 0
     if method == "likelihood" and market.landmarks.shape[0] > 0:
@@ -145,9 +165,9 @@ def _search(
 
         return one_by_one(one, (guess, near, users))
 
-    if mesh is None:
-        return local(market, *others)
-    return over_devices(local, mesh, market, by_row=3, whole=5)(market, *others)
+    spread = local if mesh is None else over_devices(local, mesh, market, by_row=3, whole=5)
+    found = spread(market, codes, spaces, alive, encoder, table, model, users, calibration)
+    return pack_scores(*found)
 
 
 def _features(first: Array, second: Array, share: Array, norms: Array) -> Array:
@@ -177,7 +197,7 @@ def _filtered(
 
 def _code_products(codes: Array, first: Array, second: Array) -> tuple[Array, Array]:
     """Return the products of both pieces of the codes with what users ask them, each (Q, rows)."""
-    if len(first) == 1 and jax.default_backend() != "cpu":  # memory's speed; a product is slower
+    if len(first) == 1 and not on_processor():  # memory's speed; a product is slower
         pieces = (codes[:, :EMBEDDING] * first, codes[:, EMBEDDING:] * second)
         near, alike = (piece.sum(axis=1)[None] for piece in pieces)
         return near, alike

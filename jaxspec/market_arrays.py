@@ -31,6 +31,7 @@ __all__ = [
     "allocate",
     "by_row",
     "capacity",
+    "class_grams",
     "decode_points",
     "encode_rows",
     "in_float32",
@@ -46,6 +47,8 @@ __all__ = [
 
 Array = Any
 CHANCE_STEPS = 255
+MOST_GRAM_CLASSES = 16  # 1 KiB a learnware; with more classes the pass multiplies anew
+GRAM_CHUNK = 4096  # learnwares whose class vectors become float32 at once
 SELF_TERM_CHUNK = 256  # learnwares whose m x m Gram matrices are in memory at once
 # Type of the points, and of `VECTORS`.
 STORAGES = {
@@ -68,6 +71,8 @@ class MarketArrays:
         weights: (slots, m) signed weights.
         self_terms: (slots,) squared norms of the embeddings.
         class_vectors: (slots, classes, d) proxy weights, one row a class, centred over classes.
+        class_grams: (slots, classes, classes) inner products of the class vectors as stored, or
+            (slots, 0, 0) with more classes than `MOST_GRAM_CLASSES`; not saved.
         class_bias: (slots, classes).
         class_ids: (slots, classes) int32 numbers of class names, -1 where there is no class.
         probe_weights: (slots, classes, D) of the probe proxies, D = 0 in a market without.
@@ -89,6 +94,7 @@ class MarketArrays:
     weights: Array
     self_terms: Array
     class_vectors: Array
+    class_grams: Array
     class_bias: Array
     class_ids: Array
     probe_weights: Array
@@ -109,6 +115,7 @@ ROW_FIELDS = (
     "weights",
     "self_terms",
     "class_vectors",
+    "class_grams",
     "class_bias",
     "class_ids",
     "probe_weights",
@@ -133,7 +140,7 @@ def encode_rows(rows: dict[str, np.ndarray], storage: str) -> dict[str, np.ndarr
     """Return rows of float32 in the types of `storage`, with what follows from the points.
 
     Args:
-        rows: {field: (b, ...)} without "scales", "square_norms" and "self_terms".
+        rows: {field: (b, ...)}, those that follow from others absent or not yet right.
         storage: a key of `STORAGES`. int8 has one scale a learnware: its largest coordinate.
     """
     point_type, vector_type = STORAGES[storage]
@@ -145,13 +152,26 @@ def encode_rows(rows: dict[str, np.ndarray], storage: str) -> dict[str, np.ndarr
         points = np.rint(points / scales[:, None, None])
     stored = points.astype(point_type)
     values = decode_points(stored, scales)
+    vectors = {name: rows[name].astype(vector_type) for name in VECTORS}
     return {
         **rows,
         "points": stored,
         "scales": scales,
         "square_norms": np.square(values).sum(axis=2),
-        **{name: rows[name].astype(vector_type) for name in VECTORS},
+        **vectors,
+        "class_grams": class_grams(vectors["class_vectors"]),
     }
+
+
+def class_grams(vectors: np.ndarray) -> np.ndarray:
+    """Return the field of this name for stored class vectors (b, classes, d)."""
+    if vectors.shape[1] > MOST_GRAM_CLASSES:
+        return np.zeros((len(vectors), 0, 0), np.float32)
+    found = np.empty((len(vectors), vectors.shape[1], vectors.shape[1]), np.float32)
+    for start in range(0, len(vectors), GRAM_CHUNK):
+        part = vectors[start : start + GRAM_CHUNK].astype(np.float32)
+        np.matmul(part, part.swapaxes(1, 2), out=found[start : start + GRAM_CHUNK])
+    return found
 
 
 def decode_points(points: Array, scales: Array) -> Array:

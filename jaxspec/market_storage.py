@@ -458,6 +458,7 @@ def copy(
         norms = rows["square_norms"]
         rows["square_norms"] = pad_to(norms, (len(norms), layout.size))
         rows["probe_chances"] = pad_to(rows["probe_chances"], rows["probe_weights"].shape)
+        rows["class_grams"] = market_arrays.class_grams(rows["class_vectors"])
         for slot in part:
             other.enter(storage.ids[slot], storage.facts[slot])
         if stacked is None:

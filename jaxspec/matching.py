@@ -201,7 +201,6 @@ def top_k(
             k=padded_k,
             mesh=market.mesh,
         )
-        best = jax.device_get(best)
         for row, place in enumerate(chosen):
             matches[place] = match_of(
                 market, users[place], name, best.slots[row], best.scores, row, min(k, len(market))

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxspec.backend import on_processor
 from jaxspec.checks import as_features, as_labels, as_number, as_probabilities, as_size, is_concrete
 from jaxspec.pytrees import register
 from jaxspec.shapes import bucket, pad_to
@@ -38,7 +39,9 @@ ROWS = 128  # smallest padded number of examples
 CLASSES = 8  # smallest padded number of classes
 MEMORY = 8  # pairs that L-BFGS keeps
 _NEEDED = ("features", "num_classes")  # of many problems, where labels or teachers may be absent
-CHUNK = 64  # problems in one call; side by side, more wait for the slowest of them
+# Problems in one call. An accelerator solves them side by side, and a step costs it some hundred
+# launches however many problems are in it.
+CHUNK = {"processor": 64, "accelerator": 256}
 
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -202,7 +205,7 @@ def fit_proxies(
     ]
     rows = bucket(max(len(z) for z, _, _ in checked), minimum=ROWS)
     width = bucket(max(num_classes), minimum=CLASSES)
-    size = min(bucket(count), CHUNK)
+    size = min(bucket(count), CHUNK["processor" if on_processor() else "accelerator"])
     options = (teacher_weight, ridge, tolerance, max_iterations)
     parts = []
     for start in range(0, count, size):
@@ -459,5 +462,5 @@ def _fit_many(*arguments: Array) -> Proxy:
     256 problems of n=1000, d=64, C=5 on one CPU core took 3.1 s side by side, where each step
     waits for the slowest and leaves the cache, against 0.9 s one after the other.
     """
-    solve = _fit_in_turn if jax.default_backend() == "cpu" else _fit_together
+    solve = _fit_in_turn if on_processor() else _fit_together
     return solve(*arguments)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxspec.backend import on_processor
 from jaxspec.checks import as_features, as_key, as_number, as_size, is_concrete
 from jaxspec.gauss_newton import State, each, optimise
 from jaxspec.kernels import Kernel, ReducedSet, as_kernel, inner_product, squared_mmd
@@ -38,7 +39,7 @@ SEED_EVERY = 2  # every second one of them is a candidate of k-means++: its cost
 LLOYD_STEPS = 1
 # Sets in one call: what a processor's cache holds. An accelerator waits for the launches of a call,
 # some 5,000 however many sets are in it: 256 sets by 8 took 0.68 s on an H200.
-CHUNK_SETS = {"cpu": 8, "other": 256}
+CHUNK_SETS = {"processor": 8, "accelerator": 256}
 
 
 @register
@@ -282,7 +283,7 @@ def reduce_sets(
         sets.append(as_features(f"features[{i}]", one, dimension=sets[0].shape[1], copy=False))
     rows = bucket(max(one.shape[0] for one in sets))
     keys = np.asarray(_split_keys(as_key("key", key), bucket(len(sets))))
-    most = CHUNK_SETS["cpu" if jax.default_backend() == "cpu" else "other"]
+    most = CHUNK_SETS["processor" if on_processor() else "accelerator"]
     chunk = min(most, bucket(len(sets), minimum=1))
     found = []
     for first in range(0, len(sets), chunk):

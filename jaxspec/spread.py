@@ -13,12 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxspec.calibration import Calibration
 from jaxspec.comparison import compare_classes
 from jaxspec.kernels import one_by_one
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
+from jaxspec.packing import Layout, pack, pack_scores, unpack, unpack_scores
 from jaxspec.pytrees import register
 from jaxspec.score_parts import Scores, UserArrays
 from jaxspec.scoring import score
@@ -98,23 +100,32 @@ def best_spread(
     k: int,
     mesh: Mesh | None = None,
 ) -> Best:
-    """Return the best k learnwares: those of every device, then of all; see `scoring.score`."""
+    """Return the best k learnwares: those of every device, then of all; see `scoring.score`.
+
+    Users are numpy arrays, and so is what comes back.
+    """
+    asked, layout = pack((users, length))
     with on_mesh(mesh), in_float32():
-        return _best(market, users, length, alive, calibration, method=method, k=k, mesh=mesh)
+        found = _best(
+            market, asked, alive, calibration, layout=layout, method=method, k=k, mesh=mesh
+        )
+        return Best(*unpack_scores(np.asarray(found)))
 
 
-@partial(jax.jit, static_argnames=("method", "k", "mesh"))
+@partial(jax.jit, static_argnames=("layout", "method", "k", "mesh"))
 def _best(
     market: MarketArrays,
-    users: UserArrays,
-    length: Array,
+    asked: Array,
     alive: Array,
     calibration: Calibration,
     *,
+    layout: Layout,
     method: str,
     k: int,
     mesh: Mesh | None,
-) -> Best:
+) -> Array:
+    """Return what `best_spread` does, packed; users and length come packed too."""
+    users, length = unpack(asked, layout)
     axis = None if mesh is None else mesh.axis_names
     devices = 1 if mesh is None else mesh.size
 
@@ -140,10 +151,9 @@ def _best(
         best = jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis, axis=1, tiled=True), best)
         return _best_of(best, min(k, best.slots.shape[1]))
 
-    if mesh is None:
-        return local(market, alive, users, length, calibration)
-    spread = over_devices(local, mesh, market, by_row=1, whole=3)
-    return spread(market, alive, users, length, calibration)
+    spread = local if mesh is None else over_devices(local, mesh, market, by_row=1, whole=3)
+    best = spread(market, alive, users, length, calibration)
+    return pack_scores(best.slots, best.scores)
 
 
 def _classes_of(market: MarketArrays, users: UserArrays, rows: Array) -> tuple[Array, Array]:

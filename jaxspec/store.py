@@ -98,6 +98,7 @@ _ARRAYS = {
     "white": ("f", "DE"),
 }
 _DERIVED = ("scales", "square_norms")  # absent in the first files of version 1, in float32
+_UNSAVED = ("kernel", "class_grams")  # not among the arrays of a folder
 _PROBE = ("probe_weights", "probe_chances", "landmarks", "white")  # absent without a probe
 _UNTYPED = {"reduced_set.diagnostics": (Diagnostics,)}  # kernels.py does not know this class
 _hints = functools.cache(typing.get_type_hints)
@@ -440,7 +441,7 @@ def _pack(market: _market.Market) -> tuple[dict[str, np.ndarray], dict[str, Any]
         rows = {} if whole else market_storage.take(storage, slots)
         for field in dataclasses.fields(market.arrays):
             value = getattr(market.arrays, field.name)
-            if field.name != "kernel" and value.size:  # none of a probe where there is no probe
+            if field.name not in _UNSAVED and value.size:  # none of a probe where there is no probe
                 arrays[field.name] = rows[field.name] if field.name in rows else np.asarray(value)
     if whole:
         live = {name: arrays[name] for name in market_arrays.ROW_FIELDS if name in arrays}
@@ -470,8 +471,8 @@ def _pack(market: _market.Market) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
 def _checked_header(said: Any, count: int, precision: str) -> dict[str, tuple[Any, str]]:
     """Check what the arrays are said to be and return {field: (shape, dtype)}."""
-    fields = {one.name: one for one in dataclasses.fields(market_arrays.MarketArrays)}
-    del fields["kernel"]
+    names = (one.name for one in dataclasses.fields(market_arrays.MarketArrays))
+    fields = [name for name in names if name not in _UNSAVED]
     needed = set(fields) - set(_PROBE) - set(_DERIVED) - {"hidden_maps"}
     _check_that(needed <= set(said) <= set(fields), f"arrays: expected {sorted(fields)}")
     point_type, vector_type = (one.name for one in market_arrays.STORAGES[precision])
@@ -513,6 +514,7 @@ def _load_arrays(header: Header) -> dict[str, np.ndarray]:
         count, _, d = arrays["class_vectors"].shape
         arrays["hidden_maps"] = np.zeros((count, 0, d), arrays["class_vectors"].dtype)
     derive(arrays)
+    arrays["class_grams"] = market_arrays.class_grams(arrays["class_vectors"])
     return arrays
 
 

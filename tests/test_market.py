@@ -9,6 +9,7 @@ import pytest
 from conftest import KERNEL, SPACE, made_specification, made_task, made_user, names
 
 import jaxspec as js
+from jaxspec import market_arrays
 
 
 def test_a_market_gives_back_what_was_put_in(market):
@@ -252,3 +253,33 @@ def test_market_arrays_are_a_pytree(market):
     total = jax.jit(lambda arrays: jnp.sum(arrays.weights[: len(market)]))(market.arrays)
     want = sum(np.asarray(spec.reduced_set.weights).sum() for _, spec in market.items())
     np.testing.assert_allclose(total, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+def test_products_of_class_vectors_are_kept_and_right_however_rows_came(tmp_path, storage):
+    """Built, added, copied for more classes, and loaded: a file does not hold them."""
+    market = js.Market.from_specifications(
+        {f"m{s}": made_specification(s) for s in range(3)}, storage=storage
+    )
+    grown = market.add("late", made_specification(4))
+    wider = grown.add("wide", made_specification(5, classes=9))
+    wider.save(tmp_path / "market")
+    for one in (market, grown, wider, js.Market.load(tmp_path / "market")):
+        vectors = np.asarray(one.arrays.class_vectors, np.float64)[one.slots]
+        kept = np.asarray(one.arrays.class_grams)[one.slots]
+        np.testing.assert_allclose(kept, vectors @ vectors.swapaxes(1, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_with_many_classes_products_are_not_kept_and_scores_are_the_same(tmp_path, monkeypatch):
+    few = js.Market.from_specifications({f"m{s}": made_specification(s) for s in range(3)})
+    kept = few.add("wide", made_specification(5, classes=12))
+    assert kept.arrays.class_grams.shape[1:] == (16, 16)
+    monkeypatch.setattr(market_arrays, "MOST_GRAM_CLASSES", 8)
+    many = few.add("wide", made_specification(5, classes=12))
+    many.save(tmp_path / "market")
+    for method in ("classwise", "likelihood", "transfer"):
+        want = js.match(kept, made_user(1), method=method).scores
+        for one in (many, js.Market.load(tmp_path / "market")):
+            assert one.arrays.class_grams.shape[1:] == (0, 0)
+            found = js.match(one, made_user(1), method=method).scores
+            np.testing.assert_allclose(found, want, atol=2e-6)

@@ -180,7 +180,8 @@ def test_no_array_of_market_by_points_by_points_exists(method):
     compiled = scoring.score_market.lower(
         large, arrays, np.int32(0), np.zeros(slots, bool), market.calibration, method=method
     ).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 100 * 2**20
+    budget = max(100 * 2**20, 8 * embeddings.block_entries())  # two blocks on an accelerator
+    assert compiled.memory_analysis().temp_size_in_bytes < budget
 
 
 def test_users_of_three_to_eight_classes_compile_nothing_new(market, compile_counter):
