@@ -124,7 +124,7 @@ def fused_products(
     depth = d
     if backend == "gpu":
         least = SMALLEST_DEPTH.get(points.dtype.name, SMALLEST)
-        depth = min(blocks.depth, max(least, _power_of_two(d)))
+        depth = max(least, min(blocks.depth, _power_of_two(d)))
     blocks = blocks._replace(columns=min(blocks.columns, _power_of_two(n)), depth=depth)
     square = jnp.square(jnp.asarray(kernel.bandwidth, jnp.float32))
     rows = points.reshape(slots * m, d)
