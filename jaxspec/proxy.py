@@ -200,6 +200,7 @@ def fit_proxies(
             num_classes[i],
             f"[{i}]",
             dimension=None if i == 0 else np.shape(features[0])[-1],
+            copy=False,
         )
         for i in range(count)
     ]
@@ -209,14 +210,9 @@ def fit_proxies(
     options = (teacher_weight, ridge, tolerance, max_iterations)
     parts = []
     for start in range(0, count, size):
-        chunk = [
-            _pad(*checked[i], int(num_classes[i]), rows, width)
-            for i in range(start, min(start + size, count))
-        ]
-        # A problem without rows is solved where it starts.
-        empty = tuple(np.zeros_like(part) for part in chunk[0])
-        chunk += [empty] * (size - len(chunk))
-        parts.append(_fit_many(*(np.stack(part) for part in zip(*chunk, strict=True)), *options))
+        some = slice(start, start + size)
+        arrays = _stacked(checked[some], num_classes[some], size, rows, width)
+        parts.append(_fit_many(*arrays, *options))
     parts = jax.device_get(parts)
     stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
     largest = max(num_classes)
@@ -232,9 +228,10 @@ def _check(
     num_classes: Any,
     suffix: str,
     dimension: int | None = None,
+    copy: bool = True,
 ) -> tuple[Array, Array | None, Array | None]:
     classes = as_size(f"num_classes{suffix}", num_classes, minimum=2)
-    features = as_features(f"features{suffix}", features, dimension=dimension)
+    features = as_features(f"features{suffix}", features, dimension=dimension, copy=copy)
     rows = features.shape[0]
     if labels is None and teacher is None:
         raise ValueError(f"labels{suffix}: expected labels, a teacher or both, got neither")
@@ -275,6 +272,36 @@ def _pad(
         pad_to(np.ones(n, dtype), (rows,)),
         pad_to(np.ones(classes, dtype), (width,)),
     )
+
+
+def _stacked(
+    problems: Sequence[tuple[Array, Array | None, Array | None]],
+    classes: Sequence[int],
+    size: int,
+    rows: int,
+    width: int,
+) -> tuple[np.ndarray, ...]:
+    """Return what `_fit_many` takes: `_pad` of many problems, each number copied once.
+
+    Problems beyond those that there are have no rows and are solved where they start.
+    """
+    d = problems[0][0].shape[1]
+    dtype = np.result_type(*(features for features, _, _ in problems))
+    x = np.zeros((size, rows, d), dtype)
+    y = np.zeros((size, rows), np.int32)
+    t = np.zeros((size, rows, width), dtype)
+    row_mask, class_mask = np.zeros((size, rows), dtype), np.zeros((size, width), dtype)
+    for i, (features, labels, teacher) in enumerate(problems):
+        n = len(features)
+        x[i, :n] = features
+        y[i] = -1
+        if labels is not None:
+            y[i, :n] = labels
+        if teacher is not None:
+            t[i, :n, : teacher.shape[1]] = teacher
+        row_mask[i, :n] = 1
+        class_mask[i, : classes[i]] = 1
+    return x, y, t, row_mask, class_mask
 
 
 class _Problem(NamedTuple):
