@@ -1,6 +1,7 @@
 """An index over a large market of real specifications: what it finds, how deep, how fast.
 
-    python -m benchmarks.real_market [--learnwares 100000] [--users 64] [--output FILE] [--quick]
+    python -m benchmarks.real_market [--learnwares 100000] [--users 64] [--output FILE]
+        [--keep FOLDER] [--quick]
 
 Learnwares are specified on the pictures of the embedded demo data (ten garments, eleven visual
 contexts, 64 features of a public extractor): each has a reduced set of 200 pictures of five of the
@@ -117,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--learnwares", type=int, default=100_000)
     parser.add_argument("--users", type=int, default=64)
+    parser.add_argument("--keep", type=Path, help="where the market is, or is put once made")
     parser.add_argument("--output", type=Path, help="write the figures here as JSON")
     parser.add_argument("--quick", action="store_true", help="small sizes, to check the script")
     options = parser.parse_args()
@@ -124,12 +126,19 @@ def main() -> None:
     pictures = Pictures()
     kernel = js.Gaussian(bandwidth=js.median_bandwidth(pictures.features[::10]))
     began = time.perf_counter()
-    market = js.Market.from_stacked(
-        developers(pictures, count, kernel),
-        count=count,
-        progress=lambda done, of: progress(f"{done} of {of} learnwares"),
-    )
-    made = time.perf_counter() - began
+    made = None
+    if options.keep and options.keep.exists():
+        market = js.Market.load(options.keep)
+        count = len(market)
+    else:
+        market = js.Market.from_stacked(
+            developers(pictures, count, kernel),
+            count=count,
+            progress=lambda done, of: progress(f"{done} of {of} learnwares"),
+        )
+        made = time.perf_counter() - began
+        if options.keep:
+            market.save(options.keep)
     began = time.perf_counter()
     index = js.Index.build(market)
     built = time.perf_counter() - began

@@ -25,15 +25,26 @@ from jaxspec.proxy import Proxy
 from jaxspec.specification import UserSpecification
 from jaxspec.spread import score_spread
 
-__all__ = ["CALIBRATED", "PSEUDO_USERS", "TOP", "fit_filter", "fit_weights", "pseudo_users"]
+__all__ = [
+    "CALIBRATED",
+    "PSEUDO_USERS",
+    "TOP",
+    "drawn_depths",
+    "fit_filter",
+    "fit_weights",
+    "pseudo_users",
+]
 
 Array = Any
 PSEUDO_USERS = 64
 CALIBRATED = 16384  # learnwares among which they look for the best
 TOGETHER = 16  # pseudo-users that are scored in one pass
 TOP = 10  # the exact best whose depth is measured
-LEAST_RANK = 3  # of them in a sample: the depth of the first alone says little of the last
-LEAST_SHOWN = 4 * TOP  # learnwares that a pseudo-user of other names has to see
+ALL = 0.9  # share of a market from which on it has been seen
+DRAWS = 8  # markets like it that are drawn for each pseudo-user
+NEIGHBOURS = (16, 128)  # learnwares of a sample whose scores differ from guesses alike
+LEAST_SHOWN = 4 * TOP  # learnwares that a pseudo-user of other names has to see, and
+STRANGERS = 1 / 16  # of the sample: few say little of how deep the best of all lie
 
 
 def fit_filter(
@@ -41,10 +52,9 @@ def fit_filter(
 ) -> tuple[Filter, np.ndarray]:
     """Return the filter of a method and the depths that pseudo-users needed, (P,), ascending.
 
-    In a market of more than `CALIBRATED` learnwares they look at an even sample of so many. Depths
-    are in proportion, and so are ranks: the best `TOP` of all are fewer in a sample. (With the best
-    `TOP` of a sixth of 24,000 real specifications, users of other names were said to need 11,800 of
-    them; with three 5,700; 2,000 were needed.)
+    Those who are shown the whole market see how deep its best lie. Of a market of more than
+    `CALIBRATED` learnwares they are shown an even sample of so many: `drawn_depths` then draws
+    markets from it.
 
     Args:
         market: of the index.
@@ -94,12 +104,12 @@ def fit_filter(
             exact.append(scores[row, keep])
             features.append(found[row, keep])
     weights = fit_weights(features, exact)
-    needed = []
+    rng, needed = np.random.default_rng(0), []
     for x, y in zip(features, exact, strict=True):
-        share = min(1.0, len(y) / len(market))
-        rank = min(TOP, max(LEAST_RANK, math.ceil(TOP * share)))
-        needed.append(_depth(x @ weights, y, rank) / share)
-    return Filter(weights.astype(np.float32)), np.sort(needed)
+        guess, share = x @ weights, len(y) / len(market)
+        seen = share > ALL or len(y) <= TOP
+        needed.append([_depth(guess, y, TOP)] if seen else drawn_depths(rng, guess, y, share))
+    return Filter(weights.astype(np.float32)), np.sort(np.concatenate(needed))
 
 
 def fit_weights(features: list[np.ndarray], exact: list[np.ndarray]) -> np.ndarray:
@@ -124,6 +134,42 @@ def fit_weights(features: list[np.ndarray], exact: list[np.ndarray]) -> np.ndarr
     return np.asarray(np.linalg.solve(matrix, moments[:, FEATURES] / scale) / scale)
 
 
+def drawn_depths(
+    rng: np.random.Generator, guess: np.ndarray, exact: np.ndarray, share: float
+) -> np.ndarray:
+    """Return how deep the best `TOP` lie in markets like the one that a sample is of, (DRAWS,).
+
+    The best `TOP` of all are fewer in a sample, and depths of the best one or two say little. But
+    how far scores are from guesses there says enough: a market is drawn with 1 / share learnwares
+    for each of the sample, with its guess and, as scores, the guess and what the exact score is
+    more in one of its neighbours by guess. Only the best are drawn: pairs of a guess and a
+    difference come as a Poisson process, the best first. Few neighbours keep what is particular
+    about the best, many give some of the others a chance; the deeper of the two counts.
+
+    Args:
+        rng: numpy's random generator.
+        guess: (n,) values of the filter, n above `TOP`.
+        exact: (n,) scores.
+        share: of the market that was shown, below 1.
+    """
+    order = np.argsort(-guess, kind="stable")
+    guess, more = guess[order], (exact - guess)[order]
+    arrivals = np.cumsum(rng.exponential(size=(DRAWS, TOP)), axis=1)
+    deepest = np.zeros(DRAWS)
+    for width in NEIGHBOURS:
+        width = min(width, len(guess))
+        first = np.clip(np.arange(len(guess)) - width // 2, 0, len(guess) - width)
+        scores = (guess[:, None] + more[first[:, None] + np.arange(width)]).ravel()
+        rate = 1.0 / (share * width)  # learnwares of the market for a pair
+        count = min(len(scores), math.ceil(arrivals.max() / rate) + 1)
+        best = np.argpartition(-scores, count - 1)[:count]
+        best = best[np.argsort(-scores[best], kind="stable")]
+        at = np.minimum((arrivals / rate).astype(int), count - 1)
+        lowest = (best[at] // width).max(axis=1)
+        deepest = np.maximum(deepest, 1 + lowest / share)
+    return deepest
+
+
 def _depth(guess: np.ndarray, exact: np.ndarray, rank: int) -> int:
     """Return how many of the first in the guessed order hold the exact best `rank`."""
     best = np.argsort(-exact, kind="stable")[:rank]
@@ -144,6 +190,7 @@ def _sample_of(market: Market) -> Market:
 def _shown(market: Market, acting: np.ndarray, by_name: bool) -> list[np.ndarray]:
     """Return which learnwares each pseudo-user is shown, as places in `market.slots`."""
     facts = market._storage.facts
+    least = max(LEAST_SHOWN, STRANGERS * len(market))
     others = ~np.isin(market.slots, acting)
     if not others.any():
         others[:] = True
@@ -157,8 +204,8 @@ def _shown(market: Market, acting: np.ndarray, by_name: bool) -> list[np.ndarray
         own = set(facts[slot].class_names)
         apart = np.array([own.isdisjoint(names) for names in spaces])
         strangers = others & apart[space]
-        # Where nearly everybody shares a class, a few strangers would say little about depths.
-        shown.append(np.flatnonzero(strangers if strangers.sum() >= LEAST_SHOWN else others))
+        # Where nearly everybody shares a class, all others stand for the strangers.
+        shown.append(np.flatnonzero(strangers if strangers.sum() >= least else others))
     return shown
 
 

@@ -183,3 +183,20 @@ def test_bad_input_is_named():
         index().search(users(1)[0], recall="most")
     with pytest.raises(ValueError, match="feature space"):
         index().search(made_user(1))
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5])
+def test_depths_drawn_from_a_sample_are_those_of_the_market(noise):
+    """Of 20,000 learnwares a tenth is shown: how deep the best ten of all lie is known here."""
+    rng = np.random.default_rng(3)
+    true, drawn = [], []
+    for _ in range(30):
+        guess = rng.normal(size=20_000)
+        exact = guess + noise * rng.normal(size=20_000)
+        best = np.argsort(-exact)[:10]
+        true.append(1 + (guess > guess[best].min()).sum())
+        shown = slice(0, 2_000)
+        drawn.append(index_filter.drawn_depths(rng, guess[shown], exact[shown], 0.1))
+    assert drawn[0].shape == (index_filter.DRAWS,)
+    assert 0.6 < np.median(drawn) / np.median(true) < 1.8
+    assert 0.6 < np.quantile(drawn, 0.9) / np.quantile(true, 0.9) < 1.8

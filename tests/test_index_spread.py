@@ -102,7 +102,12 @@ def check_filters_are_those_of_one_device():
     want, got = (filters_of(js.Index.build(one), kinds) for one in (plain, plain.shard(line())))
     for key, (model, needed) in want.items():
         np.testing.assert_allclose(got[key][0].weights, model.weights, rtol=1e-2, atol=1e-3)
-        np.testing.assert_allclose(got[key][1], needed, rtol=0.05)
+        # Depths are drawn: where scores differ by rounding, one draw in some hundred may differ.
+        close = np.isclose(got[key][1], needed, rtol=0.05)
+        assert close.mean() >= 0.98, (got[key][1][~close], needed[~close])
+        for share in (0.5, 0.9, 0.99, 1.0):  # what candidates are asked for by
+            depths = [np.quantile(one, share) for one in (got[key][1], needed)]
+            np.testing.assert_allclose(*depths, rtol=0.05)
 
 
 def check_all_of_a_small_market():
