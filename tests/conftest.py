@@ -1,7 +1,10 @@
 """Small tasks that several test files share."""
 
 import functools
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -15,6 +18,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the wheel holds no benchma
 DIMENSION = 6
 SPACE = "made-features"
 KERNEL = js.Gaussian(bandwidth=3.0)
+
+
+def pytest_configure(config):
+    """Let the processes of one run share what they compile: files ask for the same functions.
+
+    By the environment, so that workers and the processes that tests start find it too.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="jaxspec-tests-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    seconds = float(os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
 
 def made_task(seed, n=120, classes=4, spread=0.7):
