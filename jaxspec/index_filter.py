@@ -33,6 +33,7 @@ __all__ = [
     "fit_filter",
     "fit_weights",
     "pseudo_users",
+    "seen_by_pseudo_users",
 ]
 
 Array = Any
@@ -61,6 +62,23 @@ def fit_filter(
         codes: its codes.
         method: of the score.
         by_name: whether users' class names are known to the market.
+    """
+    features, exact = seen_by_pseudo_users(market, codes, method, by_name=by_name)
+    weights = fit_weights(features, exact)
+    rng, needed = np.random.default_rng(0), []
+    for x, y in zip(features, exact, strict=True):
+        guess, share = x @ weights, len(y) / len(market)
+        seen = share > ALL or len(y) <= TOP
+        needed.append([_depth(guess, y, TOP)] if seen else drawn_depths(rng, guess, y, share))
+    return Filter(weights.astype(np.float32)), np.sort(np.concatenate(needed))
+
+
+def seen_by_pseudo_users(
+    market: Market, codes: Codes, method: str, *, by_name: bool
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return features (n, FEATURES) and exact scores (n,) of what each pseudo-user is shown.
+
+    The arguments are those of `fit_filter`.
     """
     some = _sample_of(market)
     if some is not market:
@@ -103,13 +121,7 @@ def fit_filter(
             keep = some.rows[shown[start + row]]
             exact.append(scores[row, keep])
             features.append(found[row, keep])
-    weights = fit_weights(features, exact)
-    rng, needed = np.random.default_rng(0), []
-    for x, y in zip(features, exact, strict=True):
-        guess, share = x @ weights, len(y) / len(market)
-        seen = share > ALL or len(y) <= TOP
-        needed.append([_depth(guess, y, TOP)] if seen else drawn_depths(rng, guess, y, share))
-    return Filter(weights.astype(np.float32)), np.sort(np.concatenate(needed))
+    return features, exact
 
 
 def fit_weights(features: list[np.ndarray], exact: list[np.ndarray]) -> np.ndarray:
