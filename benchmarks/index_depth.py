@@ -111,7 +111,8 @@ def main() -> None:
         for sample in samples:
             rows.append(measure(index, users, sample))
             progress(str(rows[-1]))
-    print_table(f"{len(market)} learnwares", list(rows[0]), [list(row.values()) for row in rows])
+    cells = [[f"{x:,}" if isinstance(x, int) else x for x in row.values()] for row in rows]
+    print_table(f"{len(market):,} learnwares", list(rows[0]), cells)
 
 
 if __name__ == "__main__":
