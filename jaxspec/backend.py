@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-__all__ = ["on_processor"]
+__all__ = ["device_kind", "on_processor"]
 
 
 def on_processor() -> bool:
@@ -13,3 +13,8 @@ def on_processor() -> bool:
     A processor wants blocks that stay in its cache, an accelerator few long launches.
     """
     return jax.default_backend() == "cpu"
+
+
+def device_kind() -> str:
+    """Return "processor" or "accelerator", to look sizes up by."""
+    return "processor" if on_processor() else "accelerator"

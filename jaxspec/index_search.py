@@ -95,21 +95,16 @@ def search(
 @partial(jax.jit, static_argnames=("layout", "method", "depth", "mesh"))
 def _search(
     market: MarketArrays,
-    codes: Array,
-    spaces: Array,
-    alive: Array,
-    encoder: Encoder,
-    table: Array,
-    calibration: Calibration,
-    asked: Array,
-    *,
+    *others: Any,
     layout: Layout,
     method: str,
     depth: int,
     mesh: Mesh | None,
 ) -> Array:
-    """Return what `search` does, packed; users and model come packed too."""
-    users, model = unpack(asked, layout)
+    """Return what `search` does, packed; the other arguments are those of `local`.
+
+    `layout` is of the last of them: users and the model, packed.
+    """
     axis = None if mesh is None else mesh.axis_names
     by_closeness = 0
     if method == "likelihood" and market.landmarks.shape[0] > 0:
@@ -122,12 +117,12 @@ def _search(
         alive: Array,
         encoder: Encoder,
         table: Array,
-        model: Filter,
-        users: UserArrays,
         calibration: Calibration,
+        asked: Array,
     ) -> tuple[Array, Scores]:
-        asked = index_codes.encode_users(encoder, market, users)
-        near, alike, share = _filtered(codes, spaces, table, asked, users)
+        users, model = unpack(asked, layout)
+        wanted = index_codes.encode_users(encoder, market, users)
+        near, alike, share = _filtered(codes, spaces, table, wanted, users)
         features = _features(near, alike, share, market.self_terms)
         guess = jnp.matmul(features, model.weights, precision="highest")
 
@@ -165,9 +160,8 @@ def _search(
 
         return one_by_one(one, (guess, near, users))
 
-    spread = local if mesh is None else over_devices(local, mesh, market, by_row=3, whole=5)
-    found = spread(market, codes, spaces, alive, encoder, table, model, users, calibration)
-    return pack_scores(*found)
+    spread = local if mesh is None else over_devices(local, mesh, market, by_row=3, whole=4)
+    return pack_scores(*spread(market, *others))
 
 
 def _features(first: Array, second: Array, share: Array, norms: Array) -> Array:

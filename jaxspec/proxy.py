@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.backend import on_processor
+from jaxspec.backend import device_kind, on_processor
 from jaxspec.checks import as_features, as_labels, as_number, as_probabilities, as_size, is_concrete
 from jaxspec.pytrees import register
 from jaxspec.shapes import bucket, pad_to
@@ -206,7 +206,7 @@ def fit_proxies(
     ]
     rows = bucket(max(len(z) for z, _, _ in checked), minimum=ROWS)
     width = bucket(max(num_classes), minimum=CLASSES)
-    size = min(bucket(count), CHUNK["processor" if on_processor() else "accelerator"])
+    size = min(bucket(count), CHUNK[device_kind()])
     options = (teacher_weight, ridge, tolerance, max_iterations)
     parts = []
     for start in range(0, count, size):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.backend import on_processor
+from jaxspec.backend import device_kind
 from jaxspec.checks import as_features, as_key, as_number, as_size, is_concrete
 from jaxspec.gauss_newton import State, each, optimise
 from jaxspec.kernels import Kernel, ReducedSet, as_kernel, inner_product, squared_mmd
@@ -283,7 +283,7 @@ def reduce_sets(
         sets.append(as_features(f"features[{i}]", one, dimension=sets[0].shape[1], copy=False))
     rows = bucket(max(one.shape[0] for one in sets))
     keys = np.asarray(_split_keys(as_key("key", key), bucket(len(sets))))
-    most = CHUNK_SETS["processor" if on_processor() else "accelerator"]
+    most = CHUNK_SETS[device_kind()]
     chunk = min(most, bucket(len(sets), minimum=1))
     found = []
     for first in range(0, len(sets), chunk):

@@ -8,7 +8,7 @@ from benchmarks import made_market
 from benchmarks.device_market import make_on_device
 
 
-@pytest.mark.parametrize("storage", ["float32", "int8"])
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
 def test_scores_are_those_of_a_market_of_its_specifications(storage):
     world = made_market.make_world(16)
     drawn = make_on_device(world, 24, storage, size=10)
@@ -17,7 +17,7 @@ def test_scores_are_those_of_a_market_of_its_specifications(storage):
     users = made_market.make_users(world, 2)
     # Class vectors in bfloat16 are centred and rounded a second time.
     atol = 2e-5 if storage == "float32" else 1e-3
-    for method in ("rkme", "classwise"):
+    for method in ("rkme", "classwise", "transfer"):
         found, expected = (js.match(one, users, method=method).scores for one in (drawn, again))
         np.testing.assert_allclose(found, expected, atol=atol)
 
