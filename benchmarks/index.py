@@ -49,7 +49,7 @@ import jaxspec as js
 from benchmarks import index_recall, made_market, made_shapes
 from benchmarks.yardstick import print_table, progress, write_json
 from jaxspec.calibration import witness
-from jaxspec.index_codes import EMBEDDING, encode_rows, encode_users
+from jaxspec.index_codes import EMBEDDING, encode_users, pieces_of
 from jaxspec.index_filter import PSEUDO_USERS, TOP, fit_weights, pseudo_users
 from jaxspec.index_rows import encoder_of
 from jaxspec.index_search import _features
@@ -100,7 +100,7 @@ def ours(market: js.Market, rows: Rows, seed: int, *, piece: slice) -> Encoding:
     """Return a piece of the library's codes: eigenfunctions, or the sketch of class names."""
     encoder = jax.tree.map(jnp.asarray, encoder_of(market))
     return Encoding(
-        lambda block: encode_rows(encoder, market.kernel, block)[:, piece],
+        lambda block: jnp.concatenate(pieces_of(encoder, market.kernel, block), 1)[:, piece],
         lambda users: jnp.concatenate(encode_users(encoder, market.arrays, users), 1)[:, piece],
     )
 

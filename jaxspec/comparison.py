@@ -37,9 +37,25 @@ def _has_maps(market: MarketArrays) -> bool:
 
 
 def compare_classes(
-    market: MarketArrays, users: UserArrays, length: Array, method: str, peers: Peers | None
+    market: MarketArrays,
+    users: UserArrays,
+    length: Array,
+    method: str,
+    peers: Peers | None,
+    *,
+    by_name: bool | None = None,
 ) -> Parts:
-    """Compare the class vectors and, where the method asks for it, the proxies of each slot."""
+    """Compare the class vectors and, where the method asks for it, the proxies of each slot.
+
+    Args:
+        market: stacked arrays.
+        users: Q stacked users.
+        length: scalar int32; slots from here on are not computed.
+        method: one of `scoring.METHODS`.
+        peers: of the users, where the method needs them.
+        by_name: whether all of the users are compared by name, if that is known when compiling:
+            an accelerator then need not ask its host which way to go.
+    """
     slots, classes, d = market.class_vectors.shape
     batch, k, _ = users.class_vectors.shape
     n = users.points.shape[1]
@@ -72,11 +88,14 @@ def compare_classes(
         named = ids[:, None, :, None] == users.class_numbers[None, :, None, :]
         allowed = jnp.where(users.by_name[None, :, None, None], named, True)
         allowed &= (ids >= 0)[:, None, :, None] & users.class_mask[None, :, None, :]
-        chosen = jax.lax.cond(
-            users.by_name.all(),
-            lambda: same_names(allowed),
-            lambda: assign(cosines(cross, own_gram, user_gram), allowed),
+        ways = (
+            lambda allowed=allowed: same_names(allowed),
+            lambda allowed=allowed: assign(cosines(cross, own_gram, user_gram), allowed),
         )
+        if by_name is None:
+            chosen = jax.lax.cond(users.by_name.all(), *ways)
+        else:
+            chosen = ways[0 if by_name else 1]()
         similarity = shared_similarity(cross, own_gram, user_gram, chosen)
         similarity = jnp.where(users.class_mask[None], similarity, 0.0)
         behaviour = deeper = agreed = jnp.zeros((chunk, batch), jnp.float32)

@@ -1,13 +1,15 @@
 """Products of stored numbers with float32, as exact as float32, on matrix units that know less.
 
-A float32 number is the sum of three bfloat16 ones, and a product of two bfloat16 numbers is exact
-in float32. So what is stored in bfloat16 meets three parts of the other side instead of becoming
-float32 first: nothing is copied, and an accelerator multiplies at the speed of bfloat16. A
-processor has no such unit: there everything becomes float32.
+A float32 number is the sum of three bfloat16 ones, or of three int8 ones on scales of their own.
+Products of two bfloat16 numbers are exact in float32, those of two int8 ones in int32. So what is
+stored in few bits meets the parts of the other side instead of becoming float32 first: nothing is
+copied, and an accelerator multiplies at the speed of these types. What is stored in bfloat16
+becomes float32 on a processor, which has no unit for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,10 +17,18 @@ import jax.numpy as jnp
 
 from jaxspec.backend import on_processor
 
-__all__ = ["PARTS", "parts_of", "stored_gram", "stored_product"]
+__all__ = [
+    "PARTS",
+    "integer_parts",
+    "integer_sum",
+    "parts_of",
+    "stored_gram",
+    "stored_product",
+]
 
 Array = Any
 PARTS = 3  # of 8 bits each
+STEP = 254.0  # a part in int8 is half a unit of the part before, at most
 
 
 def parts_of(values: Array) -> list[Array]:
@@ -30,6 +40,27 @@ def parts_of(values: Array) -> list[Array]:
         found.append(part.astype(jnp.bfloat16))
         values = values - part
     return found
+
+
+def integer_parts(values: Array, count: int = PARTS) -> tuple[list[Array], Array]:
+    """Return `count` int8 arrays p_i and scales s: values (.., d) are s sum_i p_i / STEP^i."""
+    largest = jnp.abs(values).max(axis=-1)
+    scale = jnp.where(largest > 0, largest / 127.0, 1.0)
+    values = values / scale[..., None]
+    found: list[Array] = []
+    for _ in range(count):
+        part = jnp.rint(values)
+        found.append(part.astype(jnp.int8))
+        values = (values - part) * STEP
+    return found, scale
+
+
+def integer_sum(parts: Sequence[Array]) -> Array:
+    """Return sum_i parts_i / STEP^i in float32, of products (int32) with `integer_parts`."""
+    total = parts[-1].astype(jnp.float32)
+    for one in parts[-2::-1]:
+        total = total * (1.0 / STEP) + one.astype(jnp.float32)
+    return total
 
 
 def _as_stored(stored: Array) -> bool:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from jaxspec.exact import PARTS, parts_of
+from jaxspec.exact import PARTS, integer_parts, integer_sum, parts_of
 from jaxspec.kernels import Kernel
 
 __all__ = ["Blocks", "fused_for", "fused_products"]
@@ -25,7 +25,6 @@ Array = Any
 SMALLEST = 16  # side of a matrix product in Triton
 SMALLEST_DEPTH = {"int8": 32}  # of the sum; with 16 it compiles to wrong numbers (jax 0.11, H200)
 USERS = 8  # at a time: a call writes so many numbers a row of the market
-STEP = 254.0  # a part in int8 is half a unit of the part before, at most
 
 
 class Blocks(NamedTuple):
@@ -169,19 +168,6 @@ def _pad(array: Array, shape: tuple[int, ...]) -> Array:
     return jnp.pad(array, widths + [(0, 0)] * (array.ndim - len(widths)))
 
 
-def _integer_parts(values: Array) -> tuple[list[Array], Array]:
-    """Return `PARTS` int8 arrays p_i and scales s: values (.., d) are s sum_i p_i / STEP^i."""
-    largest = jnp.abs(values).max(axis=-1)
-    scale = jnp.where(largest > 0, largest / 127.0, 1.0)
-    values = values / scale[..., None]
-    found: list[Array] = []
-    for _ in range(PARTS):
-        part = jnp.rint(values)
-        found.append(part.astype(jnp.int8))
-        values = (values - part) * STEP
-    return found, scale
-
-
 def _cut_columns(
     points: Array, weights: Array, counts: Array, square: Array, blocks: Blocks, *, integer: bool
 ) -> tuple[Array, ...]:
@@ -199,7 +185,7 @@ def _cut_columns(
     own = _pad(jnp.square(points).sum(axis=2) / square, (users, number * width))
     points = _pad(points * (-2.0 / square), (users, number * width, depth))
     if integer:
-        pieces, column_scale = _integer_parts(points)
+        pieces, column_scale = integer_parts(points)
     else:
         pieces, column_scale = parts_of(points), jnp.ones(points.shape[:2], jnp.float32)
     parts = jnp.stack(pieces, axis=1)
@@ -338,9 +324,7 @@ def _program(
         sums = (jnp.zeros(shape, jnp.int32),) * PARTS if integer else (jnp.zeros(shape),)
         turns = d // depth
         sums = deeper(0, sums) if turns == 1 else jax.lax.fori_loop(0, turns, deeper, sums)
-        product = sums[-1].astype(jnp.float32)
-        for one in sums[-2::-1]:
-            product = product * (1.0 / STEP) + one.astype(jnp.float32)
+        product = integer_sum(sums)
         if scale is not None:
             product = product * column(column_scales) * scale
         values = kernel.profile(jnp.maximum(product + norm + column(own), 0.0))

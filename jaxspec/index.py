@@ -1,6 +1,6 @@
 """A sub-linear search: codes filter the market in one matrix product, exact scores rank the rest.
 
-`Index.build(market)` encodes every learnware in 896 bytes (`jaxspec.index_codes`), fits by
+`Index.build(market)` encodes every learnware in 232 bytes (`jaxspec.index_codes`), fits by
 regression how a method's score follows from the codes' inner products, and measures on pseudo-users
 (learnwares of the market itself) how deep the exact best lie in the filtered order
 (`jaxspec.index_filter`). `search` asks for as many candidates as the recall needs and scores them
@@ -163,7 +163,7 @@ class Index:
         wanted = SAFETY * float(needed[at]) * max(1.0, k / TOP)
         wanted = int(max(wanted, LEAST, 4 * k))
         step = bucket(wanted, minimum=LEAST) // 8  # few sizes to compile, an eighth too many
-        return min(-(-wanted // step) * step, self._codes.codes.shape[0])
+        return min(-(-wanted // step) * step, self._codes.rows)
 
     def _filter(self, method: str, *, by_name: bool) -> tuple[Filter, np.ndarray]:
         """Return the filter of a method and the depths that pseudo-users needed."""

@@ -9,6 +9,10 @@ is added at places and with signs that the class's name draws, so that the inner
 user's sketch is the mean similarity over the classes of the same name, plus noise of other names
 of about one over the root of the sketch's size. Charikar, Chen and Farach-Colton, "Finding
 frequent items in data streams" (2002), for the sketch; `benchmarks/index.py` compares pieces.
+
+Codes are kept in eight bits: a piece of a learnware on its own scale, the first one less its mean
+over the market. What a user asks is split in two such parts, so that a processor or an accelerator
+multiplies integers.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.calibration import witness
+from jaxspec.exact import integer_parts, integer_sum
 from jaxspec.kernels import Kernel, distances, one_by_one, square_norm
 from jaxspec.market_arrays import MarketArrays, decode_points
 from jaxspec.probe import whitening
@@ -32,16 +37,21 @@ __all__ = [
     "ANCHORS",
     "EMBEDDING",
     "SKETCH",
+    "Coded",
     "Encoder",
     "encode_rows",
     "encode_users",
     "fit_encoder",
+    "inner_products",
+    "pieces_of",
 ]
 
 Array = Any
 ANCHORS = 512
 EMBEDDING = 96  # numbers of the first piece
-SKETCH = 128  # of the second: 896 bytes a learnware in all
+SKETCH = 128  # of the second
+ASKED_PARTS = 2  # of eight bits, of what a user asks
+TOGETHER = 8  # users: a product with more columns than theirs is slower
 BEHAVIOUR = 64  # principal directions of the landmarks that the sketch takes
 
 
@@ -53,6 +63,7 @@ class Encoder:
     Attributes:
         anchors: (A, d), relative to the market's origin.
         projection: (A, EMBEDDING) from values at the anchors to the first piece.
+        mean: (EMBEDDING,) the first piece's, over the market.
         own: (D, BEHAVIOUR) from probe weights to what is sketched, D = 0 without a probe.
         asked: (D, BEHAVIOUR) the same for a user's mean lifted features of a class.
         places: (names, width) int32 where the sketch puts the numbers of a class of that name.
@@ -61,10 +72,25 @@ class Encoder:
 
     anchors: Array
     projection: Array
+    mean: Array
     own: Array
     asked: Array
     places: Array
     signs: Array
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """Codes of b learnwares as they are kept: 232 bytes each.
+
+    Attributes:
+        values: (b, EMBEDDING + SKETCH) int8.
+        scales: (b, 2) what both pieces' values are multiplied by.
+    """
+
+    values: Array
+    scales: Array
 
 
 def name_draws(name: str, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -111,13 +137,15 @@ def fit_encoder(
     directions = vectors[:, ::-1][:, :EMBEDDING]
     projection = np.zeros((len(anchors), EMBEDDING), np.float32)
     projection[:, : directions.shape[1]] = white @ directions
+    mean = np.zeros(EMBEDDING, np.float32)
+    mean[: directions.shape[1]] = (values @ directions).mean(axis=0)
     own = asked = np.zeros((0, BEHAVIOUR), np.float32)
     width = points.shape[2]
     if len(landmarks):
         own, asked = _behaviour_maps(kernel, landmarks)
         width = BEHAVIOUR
     places, signs = name_tables(names, width)
-    return Encoder(anchors, projection, own, asked, places, signs)
+    return Encoder(anchors, projection, mean, own, asked, places, signs)
 
 
 def _behaviour_maps(kernel: Kernel, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,8 +185,18 @@ def _unit(vectors: Array) -> Array:
 
 
 @jax.jit
-def encode_rows(encoder: Encoder, kernel: Kernel, rows: dict[str, Array]) -> Array:
-    """Return the codes of b learnwares, (b, EMBEDDING + SKETCH).
+def encode_rows(encoder: Encoder, kernel: Kernel, rows: dict[str, Array]) -> Coded:
+    """Return the codes of b learnwares; the arguments are those of `pieces_of`."""
+    first, second = pieces_of(encoder, kernel, rows)
+    kept = [integer_parts(piece, 1) for piece in (first - encoder.mean, second)]
+    return Coded(
+        jnp.concatenate([values for (values,), _ in kept], axis=1),
+        jnp.stack([scales for _, scales in kept], axis=1),
+    )
+
+
+def pieces_of(encoder: Encoder, kernel: Kernel, rows: dict[str, Array]) -> tuple[Array, Array]:
+    """Return both pieces of b learnwares' codes, (b, EMBEDDING) and (b, SKETCH), in float32.
 
     Args:
         encoder: of the market.
@@ -175,8 +213,7 @@ def encode_rows(encoder: Encoder, kernel: Kernel, rows: dict[str, Array]) -> Arr
         vectors = jnp.matmul(weights, encoder.own, precision="highest")
         size = jnp.sqrt(jnp.square(vectors).sum(axis=(1, 2), keepdims=True))
         vectors = jnp.where(size > 0, vectors / jnp.where(size > 0, size, 1.0), 0.0)
-    second = _sketched(encoder, vectors, rows["class_ids"])
-    return jnp.concatenate([first, second], axis=1)
+    return first, _sketched(encoder, vectors, rows["class_ids"])
 
 
 def encode_users(encoder: Encoder, market: MarketArrays, users: Any) -> tuple[Array, Array]:
@@ -209,3 +246,41 @@ def encode_users(encoder: Encoder, market: MarketArrays, users: Any) -> tuple[Ar
         vectors = _unit(jnp.where(users.class_mask[..., None], users.class_vectors, 0.0)) / count
     numbers = jnp.where(users.class_mask, users.class_numbers, -2)
     return first, _sketched(encoder, vectors, numbers)
+
+
+def inner_products(encoder: Encoder, codes: Coded, asked: tuple[Array, Array]) -> Array:
+    """Return what codes say of users: products of both pieces, (2, Q, b) float32.
+
+    Args:
+        encoder: that made the codes.
+        codes: of b learnwares.
+        asked: from `encode_users`.
+    """
+    batch = len(asked[0])
+    if batch <= TOGETHER:
+        return _some_products(encoder, codes, asked)
+    short = -batch % TOGETHER
+    groups = tuple(
+        jnp.pad(one, ((0, short), (0, 0))).reshape(-1, TOGETHER, one.shape[1]) for one in asked
+    )
+    found = jax.lax.map(lambda some: _some_products(encoder, codes, some), groups)
+    return found.swapaxes(0, 1).reshape(2, batch + short, -1)[:, :batch]
+
+
+def _some_products(encoder: Encoder, codes: Coded, asked: tuple[Array, Array]) -> Array:
+    batch, size = len(asked[0]), codes.values.shape[1]
+    cut = [integer_parts(one, ASKED_PARTS) for one in asked]
+    first, second = (jnp.stack(parts, axis=1) for parts, _ in cut)  # (Q, parts, ..)
+    columns = jnp.zeros((2, batch, ASKED_PARTS, size), jnp.int8)
+    columns = columns.at[0, ..., :EMBEDDING].set(first).at[1, ..., EMBEDDING:].set(second)
+    sums = jax.lax.dot_general(
+        codes.values,
+        columns.reshape(-1, size),
+        (((1,), (1,)), ((), ())),
+        preferred_element_type=jnp.int32,
+    )
+    sums = sums.reshape(-1, 2, batch, ASKED_PARTS)
+    found = integer_sum([sums[..., part] for part in range(ASKED_PARTS)])  # (b, 2, Q)
+    found = found * jnp.stack([scale for _, scale in cut]) * codes.scales[..., None]
+    constant = jnp.matmul(asked[0], encoder.mean, precision="highest")
+    return found.transpose(1, 2, 0) + jnp.stack([constant, jnp.zeros_like(constant)])[..., None]

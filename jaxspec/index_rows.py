@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxspec import index_codes, market_storage
-from jaxspec.index_codes import Encoder
+from jaxspec.index_codes import Coded, Encoder
 from jaxspec.market import Market
 from jaxspec.market_arrays import (
     ROW_FIELDS,
@@ -45,14 +45,14 @@ class Codes:
     """Codes and label spaces of all rows, in the market's order of rows.
 
     Attributes:
-        codes: (rows, F).
+        codes: of all rows.
         spaces: (rows,) int32 numbers of label spaces, rows of `table`.
         table: (spaces, classes) int32 class numbers of every label space, -1 in the padding.
         encoder: what made them.
         mesh: the market's.
     """
 
-    codes: Array
+    codes: Coded
 
     def __init__(
         self,
@@ -69,8 +69,12 @@ class Codes:
         self._table = np.full((8, market.arrays.class_ids.shape[1]), -1, np.int32)
         self._placed: Array | None = None  # the table where the rows lie
         total = market._storage.total
-        width = {"codes": np.zeros((1, index_codes.EMBEDDING + index_codes.SKETCH), np.float32)}
-        self.codes = allocate(width, total, self.mesh)["codes"]
+        width = index_codes.EMBEDDING + index_codes.SKETCH
+        one: dict[str, np.ndarray] = {
+            "values": np.zeros((1, width), np.int8),
+            "scales": np.zeros((1, 2), np.float32),
+        }
+        self.codes = Coded(**allocate(one, total, self.mesh))
         spaces = np.zeros(total, np.int32)
         slots = np.arange(market.length)
         for slot, row in zip(slots, market._storage.rows(slots), strict=True):
@@ -88,9 +92,15 @@ class Codes:
         return placed
 
     @property
+    def rows(self) -> int:
+        """How many rows there are room for."""
+        return int(self.codes.values.shape[0])
+
+    @property
     def bytes_per_learnware(self) -> int:
         """Bytes of a code with the number of its label space."""
-        return 4 * self.codes.shape[1] + 4
+        leaves = [*jax.tree.leaves(self.codes), self.spaces]
+        return sum(leaf.nbytes for leaf in leaves) // self.rows
 
     def append(self, market: Market) -> None:
         """Encode the learnware that the market got last."""
@@ -118,7 +128,7 @@ class Codes:
         self, market: Market, count: int, progress: Callable[[int, int], None] | None
     ) -> None:
         devices = device_count(self.mesh)
-        share = len(self.codes) // devices
+        share = self.rows // devices
         size = min(BLOCK, share)
         for start in range(0, -(-count // devices), size):
             self._put(market, min(start, share - size), size)
@@ -146,23 +156,27 @@ class Codes:
 
 @partial(jax.jit, donate_argnums=0, static_argnames=("size", "mesh"))
 def _encode_block(
-    codes: Array,
+    codes: Coded,
     encoder: Encoder,
     market: MarketArrays,
     start: Array,
     *,
     size: int,
     mesh: Mesh | None,
-) -> Array:
+) -> Coded:
     """Write the codes of `size` rows from `start` on, of every device."""
 
-    def local(codes: Array, market: MarketArrays, encoder: Encoder, start: Array) -> Array:
+    def local(codes: Coded, market: MarketArrays, encoder: Encoder, start: Array) -> Coded:
         rows = {
             name: jax.lax.dynamic_slice_in_dim(getattr(market, name), start, size)
             for name in ROW_FIELDS
         }
         new = index_codes.encode_rows(encoder, market.kernel, rows)
-        return jax.lax.dynamic_update_slice_in_dim(codes, new, start, axis=0)
+        return jax.tree.map(
+            lambda old, some: jax.lax.dynamic_update_slice_in_dim(old, some, start, axis=0),
+            codes,
+            new,
+        )
 
     if mesh is None:
         return local(codes, market, encoder, start)

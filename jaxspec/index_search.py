@@ -18,9 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxspec import index_codes
-from jaxspec.backend import on_processor
 from jaxspec.calibration import Calibration
-from jaxspec.index_codes import EMBEDDING, Encoder
+from jaxspec.index_codes import Coded, Encoder
 from jaxspec.kernels import one_by_one
 from jaxspec.market_arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
 from jaxspec.packing import Layout, pack, pack_scores, unpack, unpack_scores
@@ -52,7 +51,7 @@ class Filter:
 def search(
     market: MarketArrays,
     encoder: Encoder,
-    codes: Array,
+    codes: Coded,
     spaces: Array,
     table: Array,
     model: Filter,
@@ -71,11 +70,11 @@ def search(
     Args:
         market: its arrays, over the mesh if there is one.
         encoder: of the index.
-        codes: (rows, F), as the market's rows.
+        codes: of the market's rows, lying as they do.
         spaces: (rows,) label spaces, likewise.
         table: (spaces, classes) their classes.
         model: the filter of the method.
-        users: Q of them.
+        users: Q of them, all or none of them compared by name.
         alive: (rows,) bool, likewise.
         calibration: of the market.
         method: of the score.
@@ -87,16 +86,17 @@ def search(
     with on_mesh(mesh), in_float32():
         found = _search(
             market, codes, spaces, alive, encoder, table, calibration, asked,
-            layout=layout, method=method, depth=depth, mesh=mesh,
+            layout=layout, by_name=bool(users.by_name[0]), method=method, depth=depth, mesh=mesh,
         )  # fmt: skip
         return unpack_scores(np.asarray(found))
 
 
-@partial(jax.jit, static_argnames=("layout", "method", "depth", "mesh"))
+@partial(jax.jit, static_argnames=("layout", "by_name", "method", "depth", "mesh"))
 def _search(
     market: MarketArrays,
     *others: Any,
     layout: Layout,
+    by_name: bool,
     method: str,
     depth: int,
     mesh: Mesh | None,
@@ -112,7 +112,7 @@ def _search(
 
     def local(
         market: MarketArrays,
-        codes: Array,
+        codes: Coded,
         spaces: Array,
         alive: Array,
         encoder: Encoder,
@@ -122,7 +122,7 @@ def _search(
     ) -> tuple[Array, Scores]:
         users, model = unpack(asked, layout)
         wanted = index_codes.encode_users(encoder, market, users)
-        near, alike, share = _filtered(codes, spaces, table, wanted, users)
+        near, alike, share = _filtered(encoder, codes, spaces, table, wanted, users)
         features = _features(near, alike, share, market.self_terms)
         guess = jnp.matmul(features, model.weights, precision="highest")
 
@@ -146,8 +146,9 @@ def _search(
             user = jax.tree.map(lambda leaf: leaf[None], user)
             slots = _slots_of(at, axis)
             found = score_rows(
-                candidates, user, count, real, calibration, slots, method=method, axis=axis
-            )
+                candidates, user, count, real, calibration, slots,
+                method=method, axis=axis, by_name=by_name,
+            )  # fmt: skip
             found = jax.tree.map(lambda leaf: leaf[0], found)
             found = dataclasses.replace(found, scores=jnp.where(real, found.scores, -jnp.inf))
             if axis is not None:
@@ -172,10 +173,15 @@ def _features(first: Array, second: Array, share: Array, norms: Array) -> Array:
 
 
 def _filtered(
-    codes: Array, spaces: Array, table: Array, asked: tuple[Array, Array], users: UserArrays
+    encoder: Encoder,
+    codes: Coded,
+    spaces: Array,
+    table: Array,
+    asked: tuple[Array, Array],
+    users: UserArrays,
 ) -> tuple[Array, Array, Array]:
     """Return closeness and similarity by the codes, and shares, each (Q, rows)."""
-    near, alike = _code_products(codes, *asked)
+    near, alike = index_codes.inner_products(encoder, codes, asked)
     # Which of the user's classes a label space has: by label space, not by learnware.
     weights = jnp.where(users.labels >= 0, users.weights, 0.0)
     is_label = users.labels[:, None, :] == jnp.arange(users.class_mask.shape[1])[None, :, None]
@@ -189,23 +195,10 @@ def _filtered(
     return near, alike, share[:, spaces]
 
 
-def _code_products(codes: Array, first: Array, second: Array) -> tuple[Array, Array]:
-    """Return the products of both pieces of the codes with what users ask them, each (Q, rows)."""
-    if len(first) == 1 and not on_processor():  # memory's speed; a product is slower
-        pieces = (codes[:, :EMBEDDING] * first, codes[:, EMBEDDING:] * second)
-        near, alike = (piece.sum(axis=1)[None] for piece in pieces)
-        return near, alike
-    split = jnp.zeros((codes.shape[1], 2, first.shape[0]), codes.dtype)
-    split = split.at[:EMBEDDING, 0].set(first.T).at[EMBEDDING:, 1].set(second.T)
-    both = jnp.matmul(codes, split.reshape(codes.shape[1], -1), precision="highest")
-    near, alike = both.reshape(len(codes), 2, -1).transpose(1, 2, 0)
-    return near, alike
-
-
 def features_of(
     market: MarketArrays,
     encoder: Encoder,
-    codes: Array,
+    codes: Coded,
     spaces: Array,
     table: Array,
     users: UserArrays,
@@ -223,14 +216,14 @@ def _features_of(market: MarketArrays, *others: Any, mesh: Mesh | None) -> Array
 
     def local(
         market: MarketArrays,
-        codes: Array,
+        codes: Coded,
         spaces: Array,
         encoder: Encoder,
         table: Array,
         users: UserArrays,
     ) -> Array:
         asked = index_codes.encode_users(encoder, market, users)
-        near, alike, share = _filtered(codes, spaces, table, asked, users)
+        near, alike, share = _filtered(encoder, codes, spaces, table, asked, users)
         found = _features(near, alike, share, market.self_terms)
         if mesh is None:
             return found

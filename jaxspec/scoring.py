@@ -104,6 +104,7 @@ def score_rows(
     *,
     method: str,
     axis: Any = None,
+    by_name: bool | None = None,
 ) -> Scores:
     """Score the first `length` rows, some of a market's or of one device's, in any order.
 
@@ -117,12 +118,13 @@ def score_rows(
             one device have to be in this order.
         method: one of `METHODS`.
         axis: as in `score`.
+        by_name: see `compare_classes`.
     """
     embedded = embed(market, users, length)
     peers = best = None
     if method == "likelihood" and has_probes(market):
         peers = find_peers(market, users, embedded, alive, calibration, slots, axis=axis)
-    parts = compare_classes(market, users, length, method, peers)
+    parts = compare_classes(market, users, length, method, peers, by_name=by_name)
     if peers is not None:
         best = best_agreement(parts, peers, market.has_probe, alive, axis=axis)
     scores = combine(
