@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxspec import index_codes, market_storage
+from jaxspec.backend import device_kind
 from jaxspec.index_codes import Coded, Encoder
 from jaxspec.market import Market
 from jaxspec.market_arrays import (
@@ -38,7 +39,7 @@ __all__ = ["BLOCK", "SAMPLE", "Codes", "encoder_of"]
 
 Array = Any
 SAMPLE = 2048  # learnwares that the encoder is fitted to
-BLOCK = 256  # learnwares of a device that are encoded at a time
+BLOCK = {"processor": 256, "accelerator": 4096}  # learnwares a device encodes at a time
 
 
 class Codes:
@@ -129,7 +130,7 @@ class Codes:
     ) -> None:
         devices = device_count(self.mesh)
         share = self.rows // devices
-        size = min(BLOCK, share)
+        size = min(BLOCK[device_kind()], share)
         for start in range(0, -(-count // devices), size):
             self._put(market, min(start, share - size), size)
             if progress is not None:
