@@ -28,6 +28,13 @@ __all__ = ["make_on_device"]
 BLOCK_BYTES = 1 << 28  # float32 points that are drawn at a time
 
 
+def _as_stored(values: Any, dtype: Any) -> Any:
+    """Return values as a market keeps them. A cast there and back XLA may take for nothing."""
+    if dtype == jnp.bfloat16:
+        values = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
+    return values.astype(dtype)
+
+
 @partial(jax.jit, static_argnames=("count", "size", "storage"))
 def _rows(
     key: Any, world: tuple[Any, Any], kernel: Any, *, count: int, size: int, storage: str
@@ -45,13 +52,13 @@ def _rows(
     noise = jax.random.normal(keys[3], (count, size, d))
     points = means[:, jnp.arange(size) % PER_TASK] + noise * (6.0 / np.sqrt(d))
     vectors = means + jax.random.normal(keys[4], means.shape) * 0.3
-    vectors -= vectors.mean(axis=1, keepdims=True)
+    vectors = _as_stored(vectors - vectors.mean(axis=1, keepdims=True), vector_type)
     weights = jnp.full((count, size), 1 / size, jnp.float32)
     scales = jnp.ones(count)
     if storage == "int8":
         scales = jnp.abs(points).max(axis=(1, 2)) / 127.0
         points = jnp.rint(points / scales[:, None, None])
-    points = points.astype(point_type)
+    points = _as_stored(points, point_type)
     values = decode_points(points, scales)
     terms = jax.lax.map(
         lambda one: square_norm(kernel, *one), (values, weights), batch_size=min(count, 256)
@@ -63,8 +70,8 @@ def _rows(
         "square_norms": jnp.square(values).sum(axis=2),
         "weights": weights,
         "self_terms": terms,
-        "class_vectors": vectors.astype(vector_type),
-        "class_grams": stored_gram(vectors.astype(vector_type)),
+        "class_vectors": vectors,
+        "class_grams": stored_gram(vectors),
         "class_bias": jnp.zeros((count, PER_TASK)),
         "class_ids": classes,
         "probe_weights": empty.astype(vector_type),

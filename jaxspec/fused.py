@@ -23,6 +23,9 @@ __all__ = ["Blocks", "fused_for", "fused_products"]
 
 Array = Any
 SMALLEST = 16  # side of a matrix product in Triton
+# Pallas counts to the features of an array of up to 2^32 bytes in 32 bits with a sign: in int8 such
+# an array has twice as many features as these can count. (jax 0.10 to 0.11; larger ones get 64.)
+MOST_COUNTED, MOST_IN_32_BITS = 1 << 31, 1 << 32
 SMALLEST_DEPTH = {"int8": 32}  # of the sum; with 16 it compiles to wrong numbers (jax 0.11, H200)
 USERS = 8  # at a time: a call writes so many numbers a row of the market
 
@@ -120,6 +123,21 @@ def fused_products(
     blocks = blocks or BLOCKS[backend, points.dtype.name]
     slots, m, d = points.shape
     users, n = user_weights.shape
+    if MOST_COUNTED < points.size <= MOST_IN_32_BITS // points.dtype.itemsize and slots > 1:
+        run_half = partial(
+            fused_products, kernel, backend=backend, blocks=blocks, interpret=interpret
+        )
+        halves = [
+            run_half(
+                *(one[first:last] for one in (points, scales, square_norms, weights)),
+                user_points,
+                user_weights,
+                counts,
+                length - first,
+            )
+            for first, last in ((0, slots // 2), (slots // 2, slots))
+        ]
+        return jnp.concatenate(halves)
     depth = d
     if backend == "gpu":
         least = SMALLEST_DEPTH.get(points.dtype.name, SMALLEST)

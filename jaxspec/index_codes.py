@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxspec.backend import on_processor
 from jaxspec.calibration import witness
 from jaxspec.exact import integer_parts, integer_sum
 from jaxspec.kernels import Kernel, distances, one_by_one, square_norm
@@ -251,36 +253,43 @@ def encode_users(encoder: Encoder, market: MarketArrays, users: Any) -> tuple[Ar
 def inner_products(encoder: Encoder, codes: Coded, asked: tuple[Array, Array]) -> Array:
     """Return what codes say of users: products of both pieces, (2, Q, b) float32.
 
+    A processor multiplies integers. An accelerator, which waits for memory here, sums in float32:
+    as fast, and XLA's products of integers were wrong in tests on an H200 (jax 0.11).
+
     Args:
         encoder: that made the codes.
         codes: of b learnwares.
         asked: from `encode_users`.
     """
-    batch = len(asked[0])
-    if batch <= TOGETHER:
-        return _some_products(encoder, codes, asked)
-    short = -batch % TOGETHER
-    groups = tuple(
-        jnp.pad(one, ((0, short), (0, 0))).reshape(-1, TOGETHER, one.shape[1]) for one in asked
-    )
-    found = jax.lax.map(lambda some: _some_products(encoder, codes, some), groups)
-    return found.swapaxes(0, 1).reshape(2, batch + short, -1)[:, :batch]
+    if on_processor():
+        multiply = jax.vmap(partial(_integer_products, codes.values))
+        starts = range(0, len(asked[0]), TOGETHER)  # no loop: in one a product has no threads
+        some = [tuple(one[start : start + TOGETHER] for one in asked) for start in starts]
+        found = jnp.concatenate([multiply(one) for one in some])
+    else:
+        found = one_by_one(partial(_summed, codes.values), asked)
+    constant = jnp.matmul(asked[0], encoder.mean, precision="highest")
+    first, second = (found * codes.scales.T).swapaxes(0, 1)
+    return jnp.stack([first + constant[:, None], second])
 
 
-def _some_products(encoder: Encoder, codes: Coded, asked: tuple[Array, Array]) -> Array:
-    batch, size = len(asked[0]), codes.values.shape[1]
-    cut = [integer_parts(one, ASKED_PARTS) for one in asked]
-    first, second = (jnp.stack(parts, axis=1) for parts, _ in cut)  # (Q, parts, ..)
-    columns = jnp.zeros((2, batch, ASKED_PARTS, size), jnp.int8)
-    columns = columns.at[0, ..., :EMBEDDING].set(first).at[1, ..., EMBEDDING:].set(second)
+def _summed(values: Array, asked: tuple[Array, Array]) -> Array:
+    """Return both pieces' products of values (b, F) with what one user asks, (2, b)."""
+    pieces = (values[:, :EMBEDDING], values[:, EMBEDDING:])
+    return jnp.stack([(piece * one).sum(axis=1) for piece, one in zip(pieces, asked, strict=True)])
+
+
+def _integer_products(values: Array, asked: tuple[Array, Array]) -> Array:
+    """Return the same of integers."""
+    (first, first_scale), (second, second_scale) = (integer_parts(x, ASKED_PARTS) for x in asked)
+    columns = jnp.zeros((ASKED_PARTS, 2, values.shape[1]), jnp.int8)
+    columns = columns.at[:, 0, :EMBEDDING].set(jnp.stack(first))
+    columns = columns.at[:, 1, EMBEDDING:].set(jnp.stack(second))
     sums = jax.lax.dot_general(
-        codes.values,
-        columns.reshape(-1, size),
+        columns.reshape(-1, values.shape[1]),
+        values,
         (((1,), (1,)), ((), ())),
         preferred_element_type=jnp.int32,
     )
-    sums = sums.reshape(-1, 2, batch, ASKED_PARTS)
-    found = integer_sum([sums[..., part] for part in range(ASKED_PARTS)])  # (b, 2, Q)
-    found = found * jnp.stack([scale for _, scale in cut]) * codes.scales[..., None]
-    constant = jnp.matmul(asked[0], encoder.mean, precision="highest")
-    return found.transpose(1, 2, 0) + jnp.stack([constant, jnp.zeros_like(constant)])[..., None]
+    found = integer_sum(list(sums.reshape(ASKED_PARTS, 2, -1)))
+    return found * jnp.stack([first_scale, second_scale])[:, None]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxspec as js
+from jaxspec import fused
 from jaxspec.embeddings import embedding_products, pack_columns
 from jaxspec.fused import Blocks, fused_for, fused_products
 from jaxspec.market_arrays import decode_points, encode_rows
@@ -98,6 +99,25 @@ def test_sizes_that_fit_no_block_equal_float64(storage, m, d):
     kernel = js.Gaussian(bandwidth=float(np.sqrt(d)))
     found = fused_products(kernel, *arguments, 3, **OPTIONS)
     np.testing.assert_allclose(found, oracle(kernel, *arguments), atol=5e-6)
+
+
+@pytest.mark.parametrize("length", [2, 7, 9])
+def test_a_market_of_more_features_than_are_counted_is_halved(monkeypatch, length):
+    """As one of 2^31 to 2^32 bytes of int8: where Pallas counts in 32 bits with a sign."""
+    arguments = made("int8", slots=9, m=11, d=16, users=3)
+    kernel = js.Gaussian(bandwidth=4.0)
+    whole = fused_products(kernel, *arguments, length, **OPTIONS)
+    asked = []
+    monkeypatch.setattr(fused, "MOST_COUNTED", 9 * 11 * 16 // 2 + 100)
+    call = fused._call
+    monkeypatch.setattr(
+        fused, "_call", lambda *some, **named: asked.append(1) or call(*some, **named)
+    )
+    halved = fused_products(kernel, *arguments, length, **OPTIONS)
+    assert halved.shape == (9, 3)
+    np.testing.assert_allclose(halved[:length], whole[:length], atol=1e-6)
+    np.testing.assert_allclose(halved[:length], oracle(kernel, *arguments)[:length], atol=2e-6)
+    assert len(asked) == 2
 
 
 def test_slots_from_length_on_may_be_left_out():
