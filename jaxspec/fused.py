@@ -124,7 +124,7 @@ def fused_products(
     slots, m, d = points.shape
     users, n = user_weights.shape
     if MOST_COUNTED < points.size <= MOST_IN_32_BITS // points.dtype.itemsize and slots > 1:
-        run_half = partial(
+        run_half: Any = partial(
             fused_products, kernel, backend=backend, blocks=blocks, interpret=interpret
         )
         halves = [
