@@ -6,6 +6,8 @@ finds the user's labels or how much of them its outputs explain, and its agreeme
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ from jaxspec.embeddings import chunk_rows
 from jaxspec.exact import stored_gram, stored_product
 from jaxspec.market_arrays import CHANCE_STEPS, MarketArrays
 from jaxspec.probe import lift
-from jaxspec.score_parts import Parts, Peers, UserArrays
+from jaxspec.score_parts import LEAST_POINTS, Parts, Peers, UserArrays
 from jaxspec.transfer import HIDDEN_RIDGE, OUTPUT_RIDGE, explained
 
 __all__ = ["IMPUTED_HIDDEN", "compare_classes", "has_probes"]
@@ -56,6 +58,27 @@ def compare_classes(
         by_name: whether all of the users are compared by name, if that is known when compiling:
             an accelerator then need not ask its host which way to go.
     """
+    behaves = method == "transfer" or peers is not None
+    run = partial(_compare, market, length=length, method=method, peers=peers, by_name=by_name)
+    if not behaves or users.points.shape[1] != LEAST_POINTS:
+        return run(users)
+    # Ten examples of each of five classes fill less than half of the room.
+    half = LEAST_POINTS // 2
+    some = {name: getattr(users, name)[:, :half] for name in ("points", "weights", "labels")}
+    few = dataclasses.replace(users, **some)
+    return jax.lax.cond(users.counts.max() <= half, lambda: run(few), lambda: run(users))
+
+
+def _compare(
+    market: MarketArrays,
+    users: UserArrays,
+    *,
+    length: Array,
+    method: str,
+    peers: Peers | None,
+    by_name: bool | None,
+) -> Parts:
+    """Return what `compare_classes` does, for as many points as users have room for."""
     slots, classes, d = market.class_vectors.shape
     batch, k, _ = users.class_vectors.shape
     n = users.points.shape[1]

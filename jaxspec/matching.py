@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxspec.checks import as_size
 from jaxspec.market import Market
-from jaxspec.score_parts import Scores, UserArrays
+from jaxspec.score_parts import LEAST_POINTS, Scores, UserArrays
 from jaxspec.scoring import METHODS, NEED_LABELS
 from jaxspec.shapes import bucket
 from jaxspec.specification import UserSpecification, check_comparable, check_user
@@ -355,7 +355,7 @@ def _stacked(market: Market, users: Sequence[UserSpecification], by_name: np.nda
     """Copy users into padded arrays; all in numpy, so that no new size compiles anything."""
     counts = [user.reduced_set.points.shape[0] for user in users]
     batch, d = len(users), market.dimension
-    n = bucket(max(counts), minimum=128)
+    n = bucket(max(counts), minimum=LEAST_POINTS)
     k = bucket(max(len(user.class_names) for user in users))
     origin = np.asarray(market.arrays.origin)
     sizes = np.array([len(user.class_names) for user in users])
