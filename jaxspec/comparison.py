@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxspec.calibration import agreement, chances
 from jaxspec.class_vectors import assign, centred, cosines, same_names, shared_similarity
 from jaxspec.embeddings import chunk_rows
-from jaxspec.exact import stored_gram, stored_product
+from jaxspec.exact import stored_chunk, stored_gram, stored_product
 from jaxspec.market_arrays import CHANCE_STEPS, MarketArrays
 from jaxspec.probe import lift
 from jaxspec.score_parts import LEAST_POINTS, Parts, Peers, UserArrays
@@ -102,7 +102,7 @@ def _compare(
 
     def one_chunk(i: Array, out: Parts) -> Parts:
         start = jnp.minimum(i * chunk, slots - chunk)
-        vectors = _slice(market.class_vectors, start, chunk)
+        vectors = stored_chunk(market.class_vectors, start, chunk)
         ids = _slice(market.class_ids, start, chunk)
         cross = _products(vectors, directions.reshape(batch * k, d))
         cross = cross.reshape(chunk, classes, batch, k).transpose(0, 2, 1, 3)  # (L, Q, C, k)
@@ -167,13 +167,13 @@ def _logits(
     market: MarketArrays, start: Array, chunk: int, inputs: Array, lifted: Array | None
 ) -> Array:
     """Return the proxies' logits (L, C, Q n): of the probe proxy where there is one."""
-    vectors = _slice(market.class_vectors, start, chunk)
+    vectors = stored_chunk(market.class_vectors, start, chunk)
     at_origin = _products(vectors, market.origin[None])
     own = _products(vectors, inputs) + at_origin
     own += _slice(market.class_bias, start, chunk)[..., None]
     if lifted is None:
         return own
-    probed = _products(_slice(market.probe_weights, start, chunk), lifted)
+    probed = _products(stored_chunk(market.probe_weights, start, chunk), lifted)
     probed += _slice(market.probe_bias, start, chunk)[..., None]
     return jnp.where(_slice(market.has_probe, start, chunk)[:, None, None] > 0, probed, own)
 
@@ -216,7 +216,7 @@ def _deeper(
             stands in, raised by `IMPUTED_HIDDEN`, where there is no representation.
     """
     batch, n, _ = users.points.shape
-    maps = _slice(market.hidden_maps, start, chunk)
+    maps = stored_chunk(market.hidden_maps, start, chunk)
     hidden = _products(maps, inputs).reshape(chunk, -1, batch, n).transpose(0, 2, 1, 3)
     known = (maps != 0).any(axis=(1, 2))[:, None]
     deeper = jnp.where(known, explained(hidden, users, HIDDEN_RIDGE), outputs + IMPUTED_HIDDEN)

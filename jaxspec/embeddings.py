@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxspec.backend import on_processor
+from jaxspec.exact import stored_chunk
 from jaxspec.kernels import Kernel, distances
 
 __all__ = ["block_entries", "chunk_rows", "column_block", "embedding_products", "pack_columns"]
@@ -114,7 +115,7 @@ def embedding_products(
             def rows(array: Array) -> Array:
                 return jax.lax.dynamic_slice_in_dim(array, start, chunk)
 
-            scaled = rows(points).astype(jnp.float32)
+            scaled = stored_chunk(points, start, chunk).astype(jnp.float32)
             if points.dtype == jnp.int8:
                 scaled = scaled * rows(scales)[:, None, None]
             x = scaled.reshape(chunk * m, d)

@@ -22,6 +22,7 @@ __all__ = [
     "integer_parts",
     "integer_sum",
     "parts_of",
+    "stored_chunk",
     "stored_gram",
     "stored_product",
 ]
@@ -61,6 +62,19 @@ def integer_sum(parts: Sequence[Array]) -> Array:
     for one in parts[-2::-1]:
         total = total * (1.0 / STEP) + one.astype(jnp.float32)
     return total
+
+
+def stored_chunk(stored: Array, start: Array, count: int) -> Array:
+    """Return `count` rows of stored numbers from `start` on, in a loop over such chunks.
+
+    XLA for processors slices bfloat16 as float32: it would convert all that is stored, once and out
+    of the loop, five times the time of the pass and a copy in float32. So it is sliced as bits.
+    """
+    if stored.dtype != jnp.bfloat16 or not on_processor():
+        return jax.lax.dynamic_slice_in_dim(stored, start, count)
+    bits = jax.lax.bitcast_convert_type(stored, jnp.uint16)
+    chunk = jax.lax.dynamic_slice_in_dim(bits, start, count)
+    return jax.lax.bitcast_convert_type(chunk, jnp.bfloat16)
 
 
 def _as_stored(stored: Array) -> bool:
