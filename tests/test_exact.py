@@ -8,6 +8,7 @@ from conftest import made_user
 
 import jaxspec as js
 from jaxspec import exact, scoring
+from jaxspec.backend import on_processor
 from jaxspec.exact import parts_of, stored_gram, stored_product
 from jaxspec.selection import largest
 
@@ -76,3 +77,19 @@ def test_the_largest_are_found_by_groups():
     values = jax.random.normal(jax.random.key(0), (64 * 50,))
     want = np.argsort(-np.asarray(values), kind="stable")[:20]
     np.testing.assert_array_equal(largest(values, 20), want)
+
+
+@pytest.mark.skipif(not on_processor(), reason="an accelerator multiplies what is stored")
+def test_a_loop_over_chunks_makes_no_float32_copy_of_what_is_stored():
+    stored = jax.random.normal(jax.random.key(0), (4096, 64)).astype(jnp.bfloat16)
+
+    def sums(stored):
+        def add(i, total):
+            return total + exact.stored_chunk(stored, i * 64, 64).astype(jnp.float32).sum(axis=0)
+
+        return jax.lax.fori_loop(0, 64, add, jnp.zeros(64))
+
+    compiled = jax.jit(sums).lower(stored).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < stored.nbytes / 4
+    expected = np.asarray(stored, np.float32).sum(axis=0)
+    np.testing.assert_allclose(compiled(stored), expected, rtol=1e-4, atol=1e-3)
