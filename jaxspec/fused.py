@@ -106,8 +106,7 @@ def fused_products(
         length: scalar int32; slots from here on need not be computed.
         backend: "gpu" or "tpu" for its block sizes; None for the default device's.
         blocks: other sizes.
-        interpret: run without Triton or Mosaic, slowly, on a processor (a GPU's XLA simplifies
-            what splits float32 numbers).
+        interpret: run without Triton or Mosaic, slowly, on a processor.
 
     Raises:
         ValueError: a kernel that is no function of the squared distance, or no backend.
@@ -279,7 +278,7 @@ def _call(
     arrays, specs = zip(*operands, strict=True)
     out = jax.ShapeDtypeStruct((users, groups, *column), jnp.float32)
     found = pl.pallas_call(
-        partial(_program, form, blocks, backend, scales is not None),
+        partial(_program, form, blocks, backend, scales is not None, interpret),
         grid=(users, groups) if backend == "gpu" else (groups, users),
         in_specs=list(specs),
         out_specs=spec((1, 1, *column), lambda i, q: (q, i, 0, 0)),
@@ -309,6 +308,7 @@ def _program(
     blocks: Blocks,
     backend: str,
     scaled: bool,
+    interpret: bool,
     steps: Any,
     rows: Any,
     *refs: Any,
@@ -321,6 +321,7 @@ def _program(
     along = 1 if backend == "gpu" else 0  # the axis of the user's points
     shape = (blocks.rows, blocks.columns) if along else (blocks.columns, blocks.rows)
     d, depth, integer = parts.shape[4], blocks.depth, parts.dtype == jnp.int8
+    split = parts_of if interpret else _split  # XLA may take a cast there and back for nothing
     # Distances come divided by the squared bandwidth. An array, as Triton squares no constant.
     kernel = form(bandwidth=jnp.ones((1, 1), jnp.float32))
 
@@ -334,7 +335,7 @@ def _program(
             if integer:
                 return tuple(s + _dot(x, c, backend) for s, c in zip(sums, cuts, strict=True))
             (total,) = sums
-            for i, piece in enumerate(_split(x) if x.dtype == jnp.float32 else [x]):
+            for i, piece in enumerate(split(x) if x.dtype == jnp.float32 else [x]):
                 for c in cuts[: PARTS - i]:
                     total += _dot(piece, c, backend)
             return (total,)
