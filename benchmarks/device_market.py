@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.made_market import CONTEXTS, PER_TASK, SPACES, World
-from jaxspec.exact import stored_gram
+from jaxspec.exact import rounded, stored_gram
 from jaxspec.kernels import square_norm
 from jaxspec.market import Market
 from jaxspec.market_arrays import STORAGES, MarketArrays, allocate, decode_points, write_rows
@@ -29,10 +29,8 @@ BLOCK_BYTES = 1 << 28  # float32 points that are drawn at a time
 
 
 def _as_stored(values: Any, dtype: Any) -> Any:
-    """Return values as a market keeps them. A cast there and back XLA may take for nothing."""
-    if dtype == jnp.bfloat16:
-        values = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
-    return values.astype(dtype)
+    """Return values as a market keeps them."""
+    return (rounded(values) if dtype == jnp.bfloat16 else values).astype(dtype)
 
 
 @partial(jax.jit, static_argnames=("count", "size", "storage"))

@@ -103,11 +103,11 @@ def _compare(
     def one_chunk(i: Array, out: Parts) -> Parts:
         start = jnp.minimum(i * chunk, slots - chunk)
         vectors = stored_chunk(market.class_vectors, start, chunk)
-        ids = _slice(market.class_ids, start, chunk)
+        ids = stored_chunk(market.class_ids, start, chunk)
         cross = _products(vectors, directions.reshape(batch * k, d))
         cross = cross.reshape(chunk, classes, batch, k).transpose(0, 2, 1, 3)  # (L, Q, C, k)
         kept = market.class_grams is not None and market.class_grams.shape[1] > 0
-        own_gram = _slice(market.class_grams, start, chunk) if kept else stored_gram(vectors)
+        own_gram = stored_chunk(market.class_grams, start, chunk) if kept else stored_gram(vectors)
         named = ids[:, None, :, None] == users.class_numbers[None, :, None, :]
         allowed = jnp.where(users.by_name[None, :, None, None], named, True)
         allowed &= (ids >= 0)[:, None, :, None] & users.class_mask[None, :, None, :]
@@ -133,7 +133,9 @@ def _compare(
                     deeper = _deeper(market, start, chunk, inputs, users, behaviour)
             else:
                 behaviour = _mean_chance(logits, chosen, is_label, weights)
-                own = _slice(market.probe_chances, start, chunk) * jnp.float32(1.0 / CHANCE_STEPS)
+                own = stored_chunk(market.probe_chances, start, chunk) * jnp.float32(
+                    1.0 / CHANCE_STEPS
+                )
                 agreed = agreement(own, ids >= 0, peers.chance, peers.valid, peers.region)
         share = jnp.where(chosen >= 0, class_weights, 0.0).sum(axis=2)
         found = Parts(similarity, chosen, share, behaviour, deeper, agreed)
@@ -153,10 +155,6 @@ def _compare(
     return jax.lax.fori_loop(0, -(-length // chunk), one_chunk, out)
 
 
-def _slice(array: Array, start: Array, count: int) -> Array:
-    return jax.lax.dynamic_slice_in_dim(array, start, count)
-
-
 def _products(vectors: Array, others: Array) -> Array:
     """Return products of stored vectors (L, C, d) with others (n, d): (L, C, n) float32."""
     length, classes, d = vectors.shape
@@ -170,12 +168,12 @@ def _logits(
     vectors = stored_chunk(market.class_vectors, start, chunk)
     at_origin = _products(vectors, market.origin[None])
     own = _products(vectors, inputs) + at_origin
-    own += _slice(market.class_bias, start, chunk)[..., None]
+    own += stored_chunk(market.class_bias, start, chunk)[..., None]
     if lifted is None:
         return own
     probed = _products(stored_chunk(market.probe_weights, start, chunk), lifted)
-    probed += _slice(market.probe_bias, start, chunk)[..., None]
-    return jnp.where(_slice(market.has_probe, start, chunk)[:, None, None] > 0, probed, own)
+    probed += stored_chunk(market.probe_bias, start, chunk)[..., None]
+    return jnp.where(stored_chunk(market.has_probe, start, chunk)[:, None, None] > 0, probed, own)
 
 
 def _mean_chance(logits: Array, chosen: Array, is_label: Array, weights: Array) -> Array:

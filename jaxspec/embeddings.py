@@ -113,9 +113,9 @@ def embedding_products(
             start = jnp.minimum(i * chunk, slots - chunk)
 
             def rows(array: Array) -> Array:
-                return jax.lax.dynamic_slice_in_dim(array, start, chunk)
+                return stored_chunk(array, start, chunk)
 
-            scaled = stored_chunk(points, start, chunk).astype(jnp.float32)
+            scaled = rows(points).astype(jnp.float32)
             if points.dtype == jnp.int8:
                 scaled = scaled * rows(scales)[:, None, None]
             x = scaled.reshape(chunk * m, d)

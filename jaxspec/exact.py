@@ -22,6 +22,7 @@ __all__ = [
     "integer_parts",
     "integer_sum",
     "parts_of",
+    "rounded",
     "stored_chunk",
     "stored_gram",
     "stored_product",
@@ -32,12 +33,16 @@ PARTS = 3  # of 8 bits each
 STEP = 254.0  # a part in int8 is half a unit of the part before, at most
 
 
+def rounded(values: Array) -> Array:
+    """Return float32 values that bfloat16 holds. A cast there and back XLA may take for nothing."""
+    return jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
+
+
 def parts_of(values: Array) -> list[Array]:
     """Return `PARTS` bfloat16 arrays that sum to float32 values."""
     found: list[Array] = []
     for _ in range(PARTS):
-        # Not a cast there and back, which XLA may take for nothing.
-        part = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
+        part = rounded(values)
         found.append(part.astype(jnp.bfloat16))
         values = values - part
     return found

@@ -11,8 +11,8 @@ of about one over the root of the sketch's size. Charikar, Chen and Farach-Colto
 frequent items in data streams" (2002), for the sketch; `benchmarks/index.py` compares pieces.
 
 Codes are kept in eight bits: a piece of a learnware on its own scale, the first one less its mean
-over the market. What a user asks is split in two such parts, so that a processor or an accelerator
-multiplies integers.
+over the market. For a processor what a user asks is split in two such parts, so that it multiplies
+integers.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ weights or keeps an n x n array.
 The method is variable projection (`jaxspec.projection`) with a Gauss-Newton step
 (`jaxspec.gauss_newton`) from k-means++ (`jaxspec.kmeans`) and the mean. A point that starts at the
 mean ends with a large negative weight there and the others farther out, as in many rules of
-cubature: an error a third lower than where all weights end positive, which is where k-means++ alone
-leads (`benchmarks/reduced_set.py`).
+cubature: an error a quarter to a third lower than where all weights end positive, which is where
+k-means++ alone leads (`benchmarks/reduced_set.py`).
 """
 
 from __future__ import annotations
