@@ -43,12 +43,12 @@ import jaxspec as js
 from benchmarks import machine, made_market
 from benchmarks.device_market import make_on_device
 from benchmarks.fused_blocks import by_xla, fused
-from jaxspec.exact import PARTS
-from jaxspec.fused import fused_for
-from jaxspec.kernels import distances
-from jaxspec.market_arrays import ROW_FIELDS, decode_points
-from jaxspec.matching import stack_users
-from jaxspec.spread import score_spread
+from jaxspec.base.low_precision import PARTS
+from jaxspec.kernels.kernels import distances
+from jaxspec.market.arrays import ROW_FIELDS, decode_points
+from jaxspec.matching.match import stack_users
+from jaxspec.scoring.pallas_pass import fused_for
+from jaxspec.scoring.sharded import score_spread
 
 TESTS = ("fused", "kernels", "scoring", "matching", "market", "index", "probe", "rkme", "proxy")
 QUICK_TESTS = ("kernels", "fused")

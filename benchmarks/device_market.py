@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.made_market import CONTEXTS, PER_TASK, SPACES, World
-from jaxspec.exact import rounded, stored_gram
-from jaxspec.kernels import square_norm
-from jaxspec.market import Market
-from jaxspec.market_arrays import STORAGES, MarketArrays, allocate, decode_points, write_rows
-from jaxspec.market_storage import Facts, Storage
-from jaxspec.specification import FORMAT_VERSION
+from jaxspec.base.low_precision import rounded, stored_gram
+from jaxspec.kernels.kernels import square_norm
+from jaxspec.market.arrays import STORAGES, MarketArrays, allocate, decode_points, write_rows
+from jaxspec.market.builder import Facts, Storage
+from jaxspec.market.market import Market
+from jaxspec.specify.specification import FORMAT_VERSION
 
 __all__ = ["make_on_device"]
 

@@ -1,4 +1,4 @@
-"""Which block sizes the fused kernel of `jaxspec.fused` should have on this GPU, against XLA.
+"""Which block sizes the fused kernel of `jaxspec.scoring.pallas_pass` should have on this GPU, against XLA.
 
     python -m benchmarks.fused_blocks [--output FILE] [--quick] [--no-xla]
 
@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks import machine, made_market
 from benchmarks.device_market import make_on_device
-from jaxspec.embeddings import embedding_products, pack_columns
-from jaxspec.fused import Blocks, fused_products
-from jaxspec.matching import stack_users
+from jaxspec.matching.match import stack_users
+from jaxspec.scoring.embedding_pass import embedding_products, pack_columns
+from jaxspec.scoring.pallas_pass import Blocks, fused_products
 
 CASES = ((200_000, 512, "int8"), (100_000, 512, "bfloat16"), (200_000, 64, "float32"),
          (400_000, 64, "int8"))  # fmt: skip

@@ -10,9 +10,9 @@ closeness cos(Phi_T, Phi_l) of the embeddings. The inputs:
     outputs           of the probe proxy: `jaxspec.match` without representations
     hidden, true      the real model's hidden activations on the user's examples
     own data          a linear map of the public features to the leading hidden directions, fitted
-                      on the developer's data; at rank 16 it is `jaxspec.representation`
+                      on the developer's data; at rank 16 it is `jaxspec.specify.representation`
     probe, linear     the same fitted on the market's probe pictures
-    probe, lifted     likewise, of the lifted features phi(z) of `jaxspec.probe`
+    probe, lifted     likewise, of the lifted features phi(z) of `jaxspec.specify.probe_proxy`
 
 Missing truth is measured and kept, so a stopped run can be started again. Models are trained anew
 for their hidden features on all these pictures, and checked against what the truth keeps of them.
@@ -32,9 +32,10 @@ import numpy as np
 
 import jaxspec as js
 from benchmarks import identification
-from jaxspec import evaluation, scenario
-from jaxspec.probe import lift, whitening
-from jaxspec.representation import RANK, RIDGE, fit_representation
+from jaxspec.applications import scenario
+from jaxspec.evaluation import metrics as evaluation
+from jaxspec.specify.probe_proxy import lift, whitening
+from jaxspec.specify.representation import RANK, RIDGE, fit_representation
 
 SETTINGS = ("hetero-fine-tuning", "homo-fine-tuning")
 COLUMNS = tuple((setting, regime) for setting in SETTINGS for regime in identification.REGIMES)

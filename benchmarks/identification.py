@@ -35,7 +35,8 @@ import numpy as np
 
 import jaxspec as js
 from benchmarks.rivals import h_score, leep, logme, nce
-from jaxspec import demo, evaluation, scenario
+from jaxspec.applications import demo, scenario
+from jaxspec.evaluation import metrics as evaluation
 
 SETTINGS = ("homo-direct", "homo-fine-tuning", "hetero-fine-tuning")
 REGIMES = ("seen", "unseen")
@@ -87,7 +88,7 @@ def load_family(family: str, cache: Path, *, images: bool) -> StudyData:
 
 def _folder_cache(root: Path, cache: Path) -> Path:
     """Extract features of root/domain/class/*.jpg once and keep them."""
-    from jaxspec import features as extractor
+    from jaxspec.extractors import features as extractor
 
     path = cache / f"{root.name}_study.npz"
     if path.exists():
@@ -326,7 +327,7 @@ def proxy_outputs(specs: Any, users: Any) -> np.ndarray:
 
     All proxies share one probe set, hence landmarks, and all models have equally many classes.
     """
-    from jaxspec.probe import lift, whitening
+    from jaxspec.specify.probe_proxy import lift, whitening
 
     kernel, landmarks = specs[0].kernel, specs[0].probe.landmarks
     points = np.stack([np.asarray(user.reduced_set.points) for user in users])

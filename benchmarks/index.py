@@ -11,7 +11,7 @@ Inner products of encodings order the learnwares of a made market. The depth is 
 top a user has to score again so that the exact best ten are all among them: ten at best. Random
 encodings are drawn several times. One aim is closeness, the cosine of the mean embeddings:
 
-    eigenfunctions  the library's first piece (`jaxspec.index_codes`)
+    eigenfunctions  the library's first piece (`jaxspec.index.encoder`)
     random Fourier  of the Gaussian kernel, as unit vectors (Rahimi and Recht, NIPS 2007)
     Nystrom         whitened values at as many anchors as there are floats, as unit vectors
     mean point      by distance, with which closeness falls where distributions are only shifted
@@ -48,17 +48,17 @@ import numpy as np
 import jaxspec as js
 from benchmarks import index_recall, made_market, made_shapes
 from benchmarks.yardstick import print_table, progress, write_json
-from jaxspec.calibration import witness
-from jaxspec.index_codes import EMBEDDING, encode_users, pieces_of
-from jaxspec.index_filter import PSEUDO_USERS, TOP, fit_weights, pseudo_users
-from jaxspec.index_rows import encoder_of
-from jaxspec.index_search import _features
-from jaxspec.market_arrays import ROW_FIELDS
-from jaxspec.market_storage import spaced
-from jaxspec.matching import stack_users
-from jaxspec.probe import whitening
-from jaxspec.score_parts import UserArrays
-from jaxspec.shapes import pad_to
+from jaxspec.base.padding import pad_to
+from jaxspec.index.codes import encoder_of
+from jaxspec.index.encoder import EMBEDDING, encode_users, pieces_of
+from jaxspec.index.filter import PSEUDO_USERS, TOP, fit_weights, pseudo_users
+from jaxspec.index.search import _features
+from jaxspec.market.arrays import ROW_FIELDS
+from jaxspec.market.builder import spaced
+from jaxspec.market.calibration import witness
+from jaxspec.matching.match import stack_users
+from jaxspec.scoring.types import UserArrays
+from jaxspec.specify.probe_proxy import whitening
 
 Array = Any
 Rows = dict[str, Array]  # {field: (b, ...)} of `MarketArrays`

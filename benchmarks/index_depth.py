@@ -24,8 +24,8 @@ from benchmarks import made_market, real_market
 from benchmarks.device_market import make_on_device
 from benchmarks.index_recall import _guesses, _parts
 from benchmarks.yardstick import print_table, progress
-from jaxspec import index_filter
-from jaxspec.index import SAFETY
+from jaxspec.index import filter as index_filter
+from jaxspec.index.index import SAFETY
 
 RECALL, DIMENSION, BEST_OF_SAMPLE = 0.99, 64, 3
 

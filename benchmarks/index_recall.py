@@ -17,9 +17,9 @@ import numpy as np
 import jaxspec as js
 from benchmarks import made_shapes
 from benchmarks.yardstick import progress
-from jaxspec.index_filter import TOP
-from jaxspec.index_search import features_of
-from jaxspec.matching import stack_users
+from jaxspec.index.filter import TOP
+from jaxspec.index.search import features_of
+from jaxspec.matching.match import stack_users
 
 __all__ = ["judge", "measure"]
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxspec as js
-from jaxspec.probe import ProbeProxy, fit_probe_proxies
+from jaxspec.specify.probe_proxy import ProbeProxy, fit_probe_proxies
 
 __all__ = ["World", "make_market", "make_users", "make_world", "stacked"]
 

@@ -33,8 +33,9 @@ from benchmarks.identification import (
     softmax,
     trained_nets,
 )
-from jaxspec import demo, evaluation, scenario
-from jaxspec.probe import ProbeProxy, fit_probe_proxies
+from jaxspec.applications import demo, scenario
+from jaxspec.evaluation import metrics as evaluation
+from jaxspec.specify.probe_proxy import ProbeProxy, fit_probe_proxies
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Which solver fits linear proxies fastest, to a gradient norm of 1e-5 in float32?
 
-What lives here: the solvers that `jaxspec.proxy` was chosen from, on the very problem object it
+What lives here: the solvers that `jaxspec.specify.proxy` was chosen from, on the very problem object it
 solves, with scikit-learn's LogisticRegression beside them. From the shell,
 ``python -m benchmarks.proxy [--quick] [--repeats 5] [--output proxy.json]`` prints a table and
 writes JSON. Solvers take turns within each repeat, so that other load on the machine hits all;
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec import proxy as library
+from jaxspec.specify import proxy as library
 
 CASES = (  # n, d, classes, ridge
     (50, 64, 5, 1e-3),

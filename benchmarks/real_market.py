@@ -27,7 +27,7 @@ import jaxspec as js
 from benchmarks import machine
 from benchmarks.index_recall import judge
 from benchmarks.yardstick import progress
-from jaxspec.demo_data import load_fashion_contexts
+from jaxspec.applications.demo_data import load_fashion_contexts
 
 ROWS, POINTS, CLASSES, PER_CLASS, SPACES = 200, 50, 5, 10, 60
 DIMENSION = 64

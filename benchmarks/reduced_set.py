@@ -24,9 +24,9 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
-import jaxspec.rkme as rkme
-from jaxspec import projection
-from jaxspec.kernels import Gaussian, median_bandwidth
+import jaxspec.specify.reduced_set as rkme
+from jaxspec.kernels.kernels import Gaussian, median_bandwidth
+from jaxspec.specify import variable_projection as projection
 
 
 def load(name):

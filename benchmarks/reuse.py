@@ -2,7 +2,7 @@
 
     python -m benchmarks.reuse --cache DIR --markets 20 --output reuse.json
 
-draws markets of trained heads on Fashion-MNIST in 11 contexts (`jaxspec.scenario`) and measures,
+draws markets of trained heads on Fashion-MNIST in 11 contexts (`jaxspec.applications.scenario`) and measures,
 on fresh test pictures:
 
     direct use     22 users a market, their own learnware left out: the model with the best score
@@ -31,7 +31,9 @@ import numpy as np
 
 import jaxspec as js
 from benchmarks.fashion import load_cache
-from jaxspec import demo, evaluation, reuse, scenario
+from jaxspec.applications import demo, scenario
+from jaxspec.evaluation import metrics as evaluation
+from jaxspec.reuse import reuse
 
 SHORT_LISTS = (1, 3, 5)
 WIDTH = scenario.MARKET_DIMENSION

@@ -51,10 +51,10 @@ from jax.sharding import Mesh
 import jaxspec as js
 from benchmarks import machine, made_market
 from benchmarks.yardstick import Timed, print_table, progress, take_turns, write_json
-from jaxspec.market import ROW_FIELDS
-from jaxspec.market_folder import Blocks, Folder
-from jaxspec.stream import BLOCK_BYTES
-from jaxspec.stream_blocks import CLASSES, EMBEDDING
+from jaxspec.files.reader import Blocks, Folder
+from jaxspec.market.market import ROW_FIELDS
+from jaxspec.stream.blocks import CLASSES, EMBEDDING
+from jaxspec.stream.stream import BLOCK_BYTES
 
 POINTS, DIMENSION, K = 50, 64, 10
 DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2, 4)

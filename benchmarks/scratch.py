@@ -1,8 +1,8 @@
 """The study's second kind of models: small convolutional nets trained on the pictures themselves.
 
-They share nothing with the feature extractor, unlike the heads of `jaxspec.scenario`. What lives
+They share nothing with the feature extractor, unlike the heads of `jaxspec.applications.scenario`. What lives
 here: their training, prediction, and the truth about direct use and fine-tuning, in the forms that
-`jaxspec.scenario` gives for heads. May be called: all of `__all__`. From the shell,
+`jaxspec.applications.scenario` gives for heads. May be called: all of `__all__`. From the shell,
 ``python -m benchmarks.scratch --cache DIR`` trains one market's nets and prints accuracies and
 times.
 
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxspec.scenario import Developer, MarketDraw, User, direct_accuracy
+from jaxspec.applications.scenario import Developer, MarketDraw, User, direct_accuracy
 
 __all__ = [
     "hidden_scratch",
@@ -258,7 +258,7 @@ def scratch_truth(
         progress: called with (models done, models).
 
     Returns:
-        what `jaxspec.scenario.direct_truth` returns: for each user (models, tests) bool, whether
+        what `jaxspec.applications.scenario.direct_truth` returns: for each user (models, tests) bool, whether
         the net is right on the test picture; and (users, models) the accuracy on the user's
         labelled examples.
     """
@@ -364,7 +364,7 @@ def _timed(record: dict[str, Any], name: str, call: Callable[[], Any]) -> Any:
 
 def main() -> None:
     from benchmarks.fashion import load_cache
-    from jaxspec.scenario import draw_market
+    from jaxspec.applications.scenario import draw_market
 
     parser = argparse.ArgumentParser(description="Train one market's nets from scratch.")
     parser.add_argument("--cache", type=Path, default=None, help="folder of the pictures' cache")

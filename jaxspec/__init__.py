@@ -4,9 +4,10 @@ The method is that of Guo, Zhou, Li and Zhou, "Identifying Useful Learnwares for
 Label Spaces" (ICML 2023). Submitters call `specify`, users `specify_user` and `match`.
 """
 
-from jaxspec import evaluation, interop, reuse
-from jaxspec.index import Index
-from jaxspec.kernels import (
+from jaxspec.evaluation import metrics as evaluation
+from jaxspec.files import learnware as interop
+from jaxspec.index.index import Index
+from jaxspec.kernels.kernels import (
     Gaussian,
     InverseMultiquadric,
     Laplacian,
@@ -18,18 +19,19 @@ from jaxspec.kernels import (
     squared_mmd,
     weighted_sum,
 )
-from jaxspec.market import Market
-from jaxspec.matching import Match, match, top_k
-from jaxspec.proxy import Proxy, fit_proxies, fit_proxy
-from jaxspec.rkme import best_weights, reduce_set, reduce_sets, suggest_size
-from jaxspec.specification import (
+from jaxspec.market.market import Market
+from jaxspec.matching.match import Match, match, top_k
+from jaxspec.reuse import reuse
+from jaxspec.specify.proxy import Proxy, fit_proxies, fit_proxy
+from jaxspec.specify.reduced_set import best_weights, reduce_set, reduce_sets, suggest_size
+from jaxspec.specify.specification import (
     Specification,
     UserSpecification,
     specify,
     specify_many,
     specify_user,
 )
-from jaxspec.stream import stream_top_k
+from jaxspec.stream.stream import stream_top_k
 
 __version__ = "0.1.0"
 
