@@ -1,197 +1,245 @@
-"""A saved market that is read in parts: its header whole, and of its arrays the rows asked for.
+"""A saved market that is read in parts: its header at once, and of its arrays the rows asked for.
 
-TensorStore reads the arrays where `jaxspec.files.store.save_market` had Orbax put them: zarr arrays by
-field name in an OCDBT database. `jaxspec.stream` calls this; TensorStore, which comes with Orbax,
-is imported on first use. Nothing is written.
+`MarketFolder` is for markets that are larger than memory: `jaxspec.match` streams it. It knows ids,
+class names and metadata as a `Market` does, but holds no rows. Nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.files import store
-from jaxspec.market.arrays import ROW_FIELDS, MarketArrays
-from jaxspec.market.market import Market
+from jaxspec.base import PathLike, existing_path, reading
+from jaxspec.files.bounded_json import require
+from jaxspec.files.market_header import ARRAYS, check_files, ledger_of, read_header
+from jaxspec.files.regular_files import seems_to_be
+from jaxspec.files.stored_arrays import aligned_memory, check_numbers, open_arrays, read_into
+from jaxspec.kernels import Kernel
+from jaxspec.market.derived import Rows
+from jaxspec.market.ledger import Ledger
+from jaxspec.specify import Space
 
-__all__ = ["Blocks", "Folder", "OnDisk"]
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+__all__ = ["Blocks", "MarketFolder"]
 
 CHUNKS = 16  # stored chunks that are decoded together where single rows are read
-CACHE_BYTES = 1 << 26  # of decoded chunks an array: one of the first files, which had such chunks
-Rows = dict[str, np.ndarray]
 
 
-class OnDisk(Market):
-    """What a market on disk says of itself, without its rows."""
+class MarketFolder:
+    """A market on disk that is read in parts.
 
-    def __init__(self, header: store.Header, class_ids: np.ndarray, fixed: dict[str, Any]) -> None:
-        storage = store.ledger(header, class_ids)
-        shapes = {name: header.arrays.get(name, ((0, 0, 0), "float32")) for name in ROW_FIELDS}
-        empty: dict[str, Any] = {
-            n: np.zeros((0, *s[1:]), jnp.dtype(dtype)) for n, (s, dtype) in shapes.items()
-        }
-        storage.arrays = MarketArrays(**empty, **fixed)
-        super().__init__(storage, len(header.ids), frozenset(), header.kernel, header.feature_space)
+    Attributes:
+        path: of the folder.
+        version: identifies the version that is read; a later save is not seen.
+        space: of all learnwares.
+        precision: in which rows are stored.
+        ledger: ids, class names and metadata; the slot of a learnware is its row.
+        ids: in the market's order.
+        origin: (d,) what was subtracted from all points.
+        fixed: the arrays without an axis of learnwares, as numpy arrays, and the kernel.
+    """
 
-    @property
-    def slots(self) -> np.ndarray:
-        """Refuse: whoever asks wants rows."""
-        raise ValueError("market: its rows are on disk; Market.load reads them")
+    def __init__(self, path: PathLike, *, verify: bool = False) -> None:
+        """Open a folder of `Market.save`.
 
-    @property
-    def rows(self) -> np.ndarray:
-        """Refuse, as `slots`."""
-        return self.slots
+        Args:
+            path: the folder.
+            verify: read all files once and check their checksums, as `Market.load` does. What is
+                read later is checked to be finite in any case.
 
-    def __getitem__(self, learnware: str) -> Any:
-        return self.slots
-
-    def _version(self, *_: Any) -> Any:
-        return self.slots
-
-
-class Folder:
-    """A saved market: its header, checked, and its arrays to be read in parts with TensorStore."""
-
-    def __init__(self, target: Path, verify: bool) -> None:
-        self.target = target
-        with store._naming(target):
-            self.header = store.read_header(target)
+        Raises:
+            TypeError: `path` is neither a string nor a path.
+            FileNotFoundError: there is nothing at `path`.
+            FileError: not such a folder, of another version, or with a field that is not as it
+                must be; the message names the folder and the field.
+        """
+        self.path = existing_path(path)
+        with reading(self.path):
+            if not self.path.is_dir():
+                raise ValueError(
+                    f"expected the folder of a market; this seems to be {seems_to_be(self.path)}"
+                )
+            self._header = read_header(self.path)
             if verify:
-                store.check_files(self.header)
-        d = self.header.arrays["points"][0][2]
-        self.fixed: dict[str, Any] = {
-            "landmarks": np.zeros((0, d), np.float32),
-            "white": np.zeros((0, 0), np.float32),
-            **self.whole(("origin", "landmarks", "white")),
-            "kernel": jax.tree.map(lambda x: np.asarray(x, np.float32), self.header.kernel),
+                check_files(self._header)
+        self.space: Space = self._header.space
+        self.precision: str = self._header.precision
+        self.version: str = self._header.version
+        found = self.whole(("class_ids", "has_probe", "origin"))
+        self.origin: Float[np.ndarray, " d"] = found["origin"]
+        with reading(self.path):
+            self.ledger: Ledger = ledger_of(self._header, found["class_ids"], found["has_probe"])
+        self.ids: tuple[str, ...] = tuple(self._header.ids)
+        self.fixed: Mapping[str, Any] = self._fixed()
+
+    def _fixed(self) -> dict[str, Any]:
+        d = self.space.dimension
+        landmarks, whitening = np.zeros((0, d), np.float32), np.zeros((0, 0), np.float32)
+        if self.probed:
+            landmarks = np.asarray(self.space.landmarks) - self.origin
+            whitening = np.asarray(self.space.whitening)
+        kernel = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), self.space.kernel)
+        return {
+            "landmarks": landmarks,
+            "whitening": whitening,
+            "origin": self.origin,
+            "kernel": kernel,
         }
-        class_ids = self.whole(("class_ids",))["class_ids"]
-        with store._naming(target):
-            self.market = OnDisk(self.header, class_ids, self.fixed)
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel of the space."""
+        return self.space.kernel
+
+    @property
+    def dimension(self) -> int:
+        """The number of features."""
+        return self.space.dimension
+
+    @property
+    def probed(self) -> bool:
+        """Whether learnwares have probe proxies."""
+        return self._header.layout.landmarks > 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __contains__(self, learnware: object) -> bool:
+        return isinstance(learnware, str) and bool(self.ledger.slots_of(learnware))
+
+    def __repr__(self) -> str:
+        return (
+            f"MarketFolder({str(self.path)!r}, {len(self)} learnwares, space {self.space.name!r}, "
+            f"{self.precision})"
+        )
+
+    def class_names(self, learnware: str) -> tuple[str, ...]:
+        """Return the class names of one learnware, in the order of its proxy's columns.
+
+        Raises:
+            KeyError: no learnware has this id.
+        """
+        slots = self.ledger.slots_of(learnware)
+        if not slots:
+            raise KeyError(f"no learnware {learnware!r:.80} in this market of {len(self)}")
+        return self.ledger.entries[slots[0]].class_names
+
+    def most_shared_names(self, names: Sequence[str]) -> int:
+        """Return how many of these class names one learnware has, at most."""
+        return max(self.ledger.shared_counts(names).values(), default=0)
+
+    # Rows
+
+    def has_array(self, name: str) -> bool:
+        """Tell whether an array is on disk: it is saved, and the market has the part it is of."""
+        return name in self._header.arrays
 
     def row_bytes(self, names: Sequence[str]) -> int:
-        """Return how many bytes a learnware takes in some of the arrays."""
-        said = [self.header.arrays[name] for name in names if name in self.header.arrays]
-        return sum(int(np.prod(s[1:])) * jnp.dtype(dtype).itemsize for s, dtype in said)
-
-    def open(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return TensorStores of those of the arrays that there are.
-
-        Each keeps the chunks that it decoded last: blocks need not end where chunks end.
-        """
-        import tensorstore
-
-        opened = {}
-        with store._naming(self.target):
-            for name in names:
-                if name not in self.header.arrays:
-                    continue
-                shape, dtype = self.header.arrays[name]
-                base = {"driver": "file", "path": f"{self.header.folder.absolute()}/"}
-                found = tensorstore.open(
-                    {
-                        "driver": "zarr",
-                        "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"},
-                        "context": {"cache_pool": {"total_bytes_limit": CACHE_BYTES}},
-                    },
-                    open=True,
-                    read=True,
-                ).result()
-                same = found.shape == shape and found.dtype.numpy_dtype == jnp.dtype(dtype)
-                store._check_that(same, f"{name}: expected {dtype} of shape {shape}, got {found!r}")
-                opened[name] = found
-        return opened
-
-    def check(self, rows: Rows) -> None:
-        """Check that numbers which were read are finite."""
-        with store._naming(self.target):
-            for name, value in rows.items():
-                if value.dtype.kind not in "iub":
-                    store._check_finite(name, value)
-
-    def finish(self, reading: dict[str, Any]) -> Rows:
-        """Wait for arrays that are being read and check them."""
-        with store._naming(self.target):
-            rows = {name: np.asarray(one.result()) for name, one in reading.items()}
-        self.check(rows)
-        return self.whole_rows(rows)
-
-    def whole_rows(self, rows: Rows) -> Rows:
-        """Return rows with what the first files do not hold of their points."""
-        first = not {"scales", "square_norms"} <= set(self.header.arrays)
-        if first and "points" in rows:
-            store.derive(rows)
-        return rows
+        """Return how many bytes a learnware takes in those of the arrays that are on disk."""
+        arrays = self._header.arrays
+        return sum(arrays[name].row_bytes for name in names if name in arrays)
 
     def whole(self, names: Sequence[str]) -> Rows:
-        """Return whole arrays."""
-        return self.finish({name: one.read() for name, one in self.open(names).items()})
+        """Return whole arrays {name: numbers}, of those of the names that are on disk.
 
-    def take(self, names: Sequence[str], at: np.ndarray) -> Rows:
-        """Return the rows `at`, (n,) in any order: {field: (n, ...)}."""
-        wanted, places = np.unique(at, return_inverse=True)
+        Raises:
+            FileError: an array is damaged.
+        """
+        with reading(self.path):
+            futures = {name: one.read() for name, one in self._open(names).items()}
+            found = {name: np.asarray(one.result()) for name, one in futures.items()}
+        self.check(found)
+        return found
+
+    def rows(self, names: Sequence[str], at: Int[np.ndarray, " n"]) -> Rows:
+        """Return single rows {name: (n, ...)}, of those of the names that are on disk.
+
+        Args:
+            names: of arrays with an axis of learnwares.
+            at: (n,) rows in any order, also repeated.
+
+        Raises:
+            FileError: an array is damaged.
+        """
+        wanted, places = np.unique(np.asarray(at), return_inverse=True)
         found: Rows = {}
-        for name, one in self.open(names).items():
-            rows = one.chunk_layout.read_chunk.shape[0]
-            _, chunk = np.unique(wanted // rows, return_inverse=True)
-            cuts = np.flatnonzero(np.diff(chunk // CHUNKS)) + 1  # chunks are decoded whole
-            parts = [self.finish({name: one[some].read()}) for some in np.split(wanted, cuts)]
-            found[name] = np.concatenate([part[name] for part in parts])[places]
-        return self.whole_rows(found)
+        with reading(self.path):
+            for name, one in self._open(names).items():
+                _, chunk = np.unique(wanted // self._header.arrays[name].chunks[0], return_inverse=True)
+                cuts = np.flatnonzero(np.diff(chunk // CHUNKS)) + 1  # chunks are decoded whole
+                parts = [np.asarray(one[part].read().result()) for part in np.split(wanted, cuts)]
+                found[name] = np.concatenate(parts)[places]
+        self.check(found)
+        return found
+
+    def blocks(self, names: Sequence[str], size: int) -> Blocks:
+        """Return a reader of `size` rows at a time, of those of the names that are on disk.
+
+        Raises:
+            FileError: an array is damaged.
+        """
+        with reading(self.path):
+            stores = self._open(names)
+        return Blocks(self, stores, size)
+
+    def check(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Raise unless numbers that were read in blocks are finite and can be scored.
+
+        Raises:
+            FileError: they are not; the message names the array.
+        """
+        with reading(self.path):
+            for name, value in rows.items():
+                check_numbers(name, value)
+
+    def _open(self, names: Sequence[str]) -> dict[str, Any]:
+        for name in names:
+            require(isinstance(name, str), f"names: expected strings, got {name!r:.80}")
+        return open_arrays(self._header.folder / ARRAYS, self._header.arrays, names)
 
 
 class Blocks:
     """Blocks of rows of a saved market in turn: one is read while the one before is in use.
 
-    Both keep their memory. New memory for every block would cost as much as the reading itself:
-    the system clears it page by page.
+    There is memory for two blocks, used in turn. New memory for every block would cost as much as
+    the reading itself, because the system clears it page by page.
     """
 
-    def __init__(self, folder: Folder, names: Sequence[str], size: int) -> None:
-        self.folder, self.size = folder, size
-        self.reading: list[Any] = []
-        self.stores = folder.open(names)
-        self.memory = [
-            {name: _memory(size, name, one) for name, one in self.stores.items()} for _ in range(2)
+    def __init__(self, folder: MarketFolder, stores: Mapping[str, Any], size: int) -> None:
+        self.folder, self.stores, self.size = folder, stores, size
+        self._reading: list[Any] = []
+        self._memory = [
+            {
+                name: aligned_memory(name, (size, *one.shape[1:]), one.dtype.numpy_dtype)
+                for name, one in stores.items()
+            }
+            for _ in range(2)
         ]
 
     def start(self, first: int) -> None:
-        """Start to read the rows from `first` on, over the block before the one in use."""
-        import tensorstore
-
-        last = min(first + self.size, len(self.folder.market))
-        self.memory.reverse()
+        """Start to read the rows from `first` on, into the memory of the block before the last."""
+        last = min(first + self.size, len(self.folder))
+        self._memory.reverse()
         if first < last:
-            self.reading = [
-                tensorstore.array(memory[: last - first], copy=False, write=True).write(
-                    self.stores[name][first:last]
-                )
-                for name, memory in self.memory[0].items()
+            self._reading = [
+                read_into(memory[: last - first], self.stores[name][first:last])
+                for name, memory in self._memory[0].items()
             ]
 
     def wait(self) -> Rows:
-        """Return what was started last, unchecked: {field: (size, ...)}.
+        """Return what was started last: {name: (size, ...)}, not checked; see `MarketFolder.check`.
 
-        Where the market ends before the block, rows of earlier blocks or of no learnware follow.
+        Where the market ends before the block, rows of earlier blocks or unused rows follow.
         """
-        with store._naming(self.folder.target):
-            for one in self.reading:
+        with reading(self.folder.path):
+            for one in self._reading:
                 one.result()
-        return self.memory[0]
-
-
-def _memory(size: int, name: str, stored: Any) -> np.ndarray:
-    """Return rows of no learnware, at an address (64 bytes) from which jax needs no copy."""
-    shape, dtype = (size, *stored.shape[1:]), stored.dtype.numpy_dtype
-    count = int(np.prod(shape)) * dtype.itemsize
-    whole = np.empty(count + 64, np.uint8)
-    first = -whole.ctypes.data % 64
-    memory = whole[first : first + count].view(dtype).reshape(shape)
-    memory[:] = -1 if name == "class_ids" else 0
-    return memory
+        return self._memory[0]

@@ -10,17 +10,19 @@ and no model is needed for it.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from jaxspec.base.pytrees import register
-from jaxspec.kernels.kernels import Kernel, distances
+from jaxspec.base import register
+from jaxspec.kernels import Kernel, distances
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["SAMPLE", "Calibration", "agreement", "calibrate", "chances", "following", "region"]
 
-Array = Any
 SAMPLE = 64  # learnwares that serve as pseudo-users
 PRIOR_SLOPE, PRIOR_WEIGHT = 0.7, 0.1  # for small markets; 22 learnwares have a weight of about 1
 TEMPERATURE = 2.0  # of logits with root mean square one

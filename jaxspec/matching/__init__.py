@@ -1,1 +1,25 @@
-"""matching."""
+"""Matching: a user's question to a market, and the answer.
+
+`match` is the one verb. `query` checks a question and decides what it leaves open, `users` makes
+arrays of users, `match_result` is the answer. Indexes and folders register with `places`.
+"""
+
+from jaxspec.matching.match import match, user_arrays
+from jaxspec.matching.match_result import Match
+from jaxspec.matching.places import Catalogue, answer, catalogue_of
+from jaxspec.matching.query import ClassNameWarning, Group, Query, prepare_query
+from jaxspec.matching.users import stack_users
+
+__all__ = [
+    "Catalogue",
+    "ClassNameWarning",
+    "Group",
+    "Match",
+    "Query",
+    "answer",
+    "catalogue_of",
+    "match",
+    "prepare_query",
+    "stack_users",
+    "user_arrays",
+]

@@ -6,14 +6,16 @@ of k.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
 __all__ = ["MISSING", "assign", "centred", "cosines", "divided", "same_names", "shared_similarity"]
 
-Array = Any
 MISSING = -1.0  # similarity of a class that a learnware does not have: the worst there is
 
 

@@ -8,18 +8,20 @@ bfloat16 or int8; they become float32 chunk by chunk and everything is summed in
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from jaxspec.base.low_precision import stored_chunk
-from jaxspec.base.platform import on_processor
-from jaxspec.kernels.kernels import Kernel, distances
+from jaxspec.base import stored_chunk
+from jaxspec.base import on_processor
+from jaxspec.kernels import Kernel, distances
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["block_entries", "chunk_rows", "column_block", "embedding_products", "pack_columns"]
 
-Array = Any
 # The last block of one user's columns, and the only one of few columns, is cut to the next of
 # these: the preferred numbers R10 (steps of 1.26).
 WIDTHS = (16, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256)
@@ -93,7 +95,7 @@ def embedding_products(
     Args:
         kernel: the market's kernel.
         points: (slots, m, d) in the type they are stored in.
-        scales: (slots,) what stored points are multiplied by.
+        scales: (slots, m) what stored points are multiplied by.
         square_norms: (slots, m) squared norms of the scaled points.
         weights: (slots, m), zero in the padding.
         columns: (T + B, d) users' points, from `pack_columns`.
@@ -117,7 +119,7 @@ def embedding_products(
 
             scaled = rows(points).astype(jnp.float32)
             if points.dtype == jnp.int8:
-                scaled = scaled * rows(scales)[:, None, None]
+                scaled = scaled * rows(scales)[:, :, None]
             x = scaled.reshape(chunk * m, d)
             norms = rows(square_norms).reshape(chunk * m)
             w = rows(weights)

@@ -7,7 +7,7 @@ learnwares five.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,14 @@ import numpy as np
 
 from jaxspec.scoring.types import Scores
 
-__all__ = ["Layout", "pack", "pack_scores", "unpack", "unpack_scores"]
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
-Array = Any
+__all__ = ["PackedLayout", "pack", "pack_scores", "unpack", "unpack_scores"]
 
 
-class Layout(NamedTuple):
+
+class PackedLayout(NamedTuple):
     """What is in a packed array: hashable, for a jitted function's static argument.
 
     Attributes:
@@ -32,7 +34,7 @@ class Layout(NamedTuple):
     leaves: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
 
 
-def pack(tree: Any) -> tuple[np.ndarray, Layout]:
+def pack(tree: Any) -> tuple[np.ndarray, PackedLayout]:
     """Return the leaves of a tree as one array (n,) int32, bit by bit, and its layout.
 
     Args:
@@ -46,12 +48,12 @@ def pack(tree: Any) -> tuple[np.ndarray, Layout]:
     for leaf in leaves:
         if leaf.dtype not in (np.float32, np.int32, np.bool_):
             raise TypeError(f"tree: expected float32, int32 or bool, got {leaf.dtype}")
-    layout = Layout(structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    layout = PackedLayout(structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
     wide = [leaf.astype(np.int32) if leaf.dtype == bool else leaf for leaf in leaves]
     return np.concatenate([leaf.reshape(-1).view(np.int32) for leaf in wide]), layout
 
 
-def unpack(packed: Array, layout: Layout) -> Any:
+def unpack(packed: Array, layout: PackedLayout) -> Any:
     """Return the tree of `pack`, in a jitted function."""
     leaves, at = [], 0
     for shape, dtype in layout.leaves:

@@ -6,7 +6,7 @@ directions) say of the user's examples, each left out in turn.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,11 @@ import jax.numpy as jnp
 from jaxspec.scoring.class_vectors import centred, divided
 from jaxspec.scoring.types import UserArrays
 
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
 __all__ = ["HIDDEN_RIDGE", "OUTPUT_RIDGE", "explained", "inverse"]
 
-Array = Any
 OUTPUT_RIDGE, HIDDEN_RIDGE = 0.3, 0.1  # of inputs with a total variance of one
 
 

@@ -10,18 +10,20 @@ inverse multiquadric. `tests/test_fused.py` compares it, interpreted on a proces
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from jaxspec.base.low_precision import PARTS, integer_parts, integer_sum, parts_of
-from jaxspec.kernels.kernels import Kernel
+from jaxspec.base import PARTS, integer_parts, integer_sum, parts_of
+from jaxspec.kernels import Kernel
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["Blocks", "fused_for", "fused_products"]
 
-Array = Any
 SMALLEST = 16  # side of a matrix product in Triton
 # Pallas counts to the features of an array of up to 2^32 bytes in 32 bits with a sign: in int8 such
 # an array has twice as many features as these can count. (jax 0.10 to 0.11; larger ones get 64.)
@@ -97,7 +99,7 @@ def fused_products(
     Args:
         kernel: Gaussian or InverseMultiquadric.
         points: (slots, m, d) float32, bfloat16 or int8.
-        scales: (slots,) what stored points are multiplied by.
+        scales: (slots, m) what stored points are multiplied by.
         square_norms: (slots, m) squared norms of the scaled points.
         weights: (slots, m), zero in the padding.
         user_points: (Q, n, d).
@@ -145,7 +147,7 @@ def fused_products(
     square = jnp.square(jnp.asarray(kernel.bandwidth, jnp.float32))
     rows = points.reshape(slots * m, d)
     norms = (square_norms / square).reshape(-1)
-    by_row = jnp.repeat(scales, m) if points.dtype == jnp.int8 else None
+    by_row = scales.reshape(-1) if points.dtype == jnp.int8 else None
     # Whole blocks of the market as it lies; what is left is copied and padded.
     whole = slots * m // blocks.rows
     end = whole * blocks.rows

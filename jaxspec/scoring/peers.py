@@ -1,42 +1,59 @@
 """For each user its peer: the learnware that is nearest in distribution.
 
-In a market that is spread over devices these agree on the peers; see `jaxspec.scoring.sharded`.
+In a market that is spread over devices, the devices agree on the peers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from jaxspec.market.arrays import CHANCE_STEPS, MarketArrays, decode_points
-from jaxspec.market.calibration import Calibration, region, witness
-from jaxspec.scoring.types import Embedded, Parts, Peers, UserArrays
+from jaxspec.market import (
+    CHANCE_STEPS,
+    Calibration,
+    MarketArrays,
+    decode_points,
+    region,
+    witness,
+)
+from jaxspec.scoring.types import Peers, UserArrays
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
 
 __all__ = ["best_agreement", "find_peers", "is_peer"]
-
-Array = Any
 
 
 def find_peers(
     market: MarketArrays,
     users: UserArrays,
-    embedded: Embedded,
-    alive: Array,
+    squared_mmd: Float[Array, "rows Q"],
+    alive: Bool[Array, " rows"],
     calibration: Calibration,
-    slots: Array | None = None,
+    slots: Int[Array, " rows"] | None = None,
     *,
-    axis: Any = None,
+    axis: Hashable | None = None,
 ) -> Peers:
     """Return every user's peer: of the learnwares with a probe proxy the nearest in distribution.
 
     n examples of the peer's own distribution would lie at a squared MMD of (1 - |Phi_l|^2) / n on
     average: up to twice that the peer counts in full, from three times that not at all.
+
+    Args:
+        market: arrays of the rows.
+        users: Q stacked users.
+        squared_mmd: between every row and user.
+        alive: which rows hold a learnware.
+        calibration: of the whole market.
+        slots: of the rows, to tell which of equals came first; with an axis only.
+        axis: name (or names) of the mesh's axes inside `shard_map`, else None.
     """
     able = (alive & (market.has_probe > 0))[:, None]
-    squared_mmd = jnp.where(able, embedded.squared_mmd, jnp.inf)
+    squared_mmd = jnp.where(able, squared_mmd, jnp.inf)
     row = squared_mmd.argmin(axis=0)
     nearest = jnp.take_along_axis(squared_mmd, row[None], axis=0)[0]
     own = market.self_terms[row]
@@ -69,17 +86,21 @@ def _chosen(peers: Peers, device: Array) -> Peers:
     return jax.tree.map(lambda leaf: leaf[device, users], peers)
 
 
-def is_peer(peers: Peers, parts: Parts, axis: Any) -> Array:
-    """Tell of each row whether it is a user's peer, (slots, Q); `axis` as in `scoring.score`."""
-    rows = parts.agreement.shape[0]
+def is_peer(peers: Peers, rows: int, axis: Hashable | None) -> Bool[Array, "rows Q"]:
+    """Tell of each of a device's rows whether it is a user's peer."""
     first = 0 if axis is None else jax.lax.axis_index(axis) * rows
-    return first + jnp.arange(rows)[:, None] == peers.row
+    return first + jnp.arange(rows)[:, None] == peers.row[None, :]
 
 
 def best_agreement(
-    parts: Parts, peers: Peers, has_probe: Array, alive: Array, *, axis: Any = None
-) -> Array:
-    """Return the largest agreement with each user's peer among the other learnwares, (Q,)."""
-    others = (has_probe > 0)[:, None] & alive[:, None] & ~is_peer(peers, parts, axis)
-    best = jnp.where(others, parts.agreement, 0.0).max(axis=0)
+    agreement: Float[Array, "rows Q"],
+    peers: Peers,
+    has_probe: Float[Array, " rows"],
+    alive: Bool[Array, " rows"],
+    *,
+    axis: Hashable | None = None,
+) -> Float[Array, " Q"]:
+    """Return the largest agreement with each user's peer among the other learnwares."""
+    others = (has_probe > 0)[:, None] & alive[:, None] & ~is_peer(peers, len(agreement), axis)
+    best = jnp.where(others, agreement, 0.0).max(axis=0)
     return best if axis is None else jax.lax.pmax(best, axis)

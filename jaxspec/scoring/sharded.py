@@ -1,171 +1,140 @@
 """The pass over a market on one device or on all devices of a mesh, and its best k learnwares.
 
-Every device scores the rows that it holds, under `shard_map`. What they tell each other is small:
-the nearest learnware for a user, the largest agreement with it, and the best k. The functions are
-the same on one device (mesh None); `jaxspec.matching` calls them.
+Every device scores the rows that it holds, under `shard_map`. What the devices tell each other is
+small: the nearest learnware for a user, the largest agreement with it, and the best k. The
+functions are the same on one device (mesh None).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxspec.base.largest import largest
-from jaxspec.base.pytrees import register
-from jaxspec.kernels.kernels import one_by_one
-from jaxspec.market.arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
-from jaxspec.market.calibration import Calibration
+from jaxspec.base import largest
+from jaxspec.kernels import one_by_one
+from jaxspec.market import ROW_ARRAYS, MarketArrays, in_float32, on_mesh, over_devices
 from jaxspec.scoring.class_pass import compare_classes
-from jaxspec.scoring.host_transfer import Layout, pack, pack_scores, unpack, unpack_scores
-from jaxspec.scoring.score_pass import score
+from jaxspec.scoring.host_transfer import PackedLayout, pack, pack_scores, unpack, unpack_scores
+from jaxspec.scoring.market_pass import score_devices
+from jaxspec.scoring.methods import Score
 from jaxspec.scoring.types import Scores, UserArrays
 
-__all__ = ["Best", "best_spread", "score_spread"]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
-Array = Any
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """The best k learnwares for each user, best first; equal scores in the order of slots.
-
-    Attributes:
-        slots: (Q, k) int32; k is at most the number of rows.
-        scores: arrays (Q, k, ...), a score of minus infinity where there is no learnware.
-    """
-
-    slots: Array
-    scores: Scores
+__all__ = ["best_scores", "compared_rows", "score_all"]
 
 
-def score_spread(
-    market: MarketArrays,
-    users: UserArrays,
-    length: Array,
-    alive: Array,
-    calibration: Calibration,
-    *,
-    method: str,
-    mesh: Mesh | None = None,
+def score_all(
+    market: MarketArrays, users: UserArrays, *, score: Score, mesh: Mesh | None = None
 ) -> Scores:
-    """Return the scores of all rows, (Q, rows), for Q users; see `scoring.score`."""
+    """Return the scores of all rows for Q users.
+
+    Args:
+        market: `Market.arrays`.
+        users: Q stacked users.
+        score: which score.
+        mesh: the devices that the rows are spread over, or None.
+    """
     with on_mesh(mesh), in_float32():
-        return _score(market, users, length, alive, calibration, method=method, mesh=mesh)
+        return _score_all(market, users, score=score, mesh=mesh)
 
 
-@partial(jax.jit, static_argnames=("method", "mesh"))
-def _score(
-    market: MarketArrays,
-    users: UserArrays,
-    length: Array,
-    alive: Array,
-    calibration: Calibration,
-    *,
-    method: str,
-    mesh: Mesh | None,
+@partial(jax.jit, static_argnames=("score", "mesh"))
+def _score_all(
+    market: MarketArrays, users: UserArrays, *, score: Score, mesh: Mesh | None
 ) -> Scores:
     if mesh is None:
-        return score(market, users, length, alive, calibration, method=method)
+        return score_devices(market, users, score=score)
     axis = mesh.axis_names
 
-    def local(
-        market: MarketArrays,
-        alive: Array,
-        users: UserArrays,
-        length: Array,
-        calibration: Calibration,
-    ) -> Scores:
-        found = score(market, users, length, alive, calibration, method=method, axis=axis)
+    def local(market: MarketArrays, users: UserArrays) -> Scores:
+        found = score_devices(market, users, score=score, axis=axis)
         return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis, axis=1, tiled=True), found)
 
-    spread = over_devices(local, mesh, market, by_row=1, whole=3)
-    return spread(market, alive, users, length, calibration)
+    return over_devices(local, mesh, market, by_row=0, everywhere=1)(market, users)
 
 
-def best_spread(
-    market: MarketArrays,
-    users: UserArrays,
-    length: Array,
-    alive: Array,
-    calibration: Calibration,
-    *,
-    method: str,
-    k: int,
-    mesh: Mesh | None = None,
-) -> Best:
-    """Return the best k learnwares: those of every device, then of all; see `scoring.score`.
+def best_scores(
+    market: MarketArrays, users: UserArrays, *, score: Score, k: int, mesh: Mesh | None = None
+) -> tuple[np.ndarray, Scores]:
+    """Return slots and scores of the best k learnwares: those of every device, then of all.
 
-    Users are numpy arrays, and so is what comes back.
+    Args:
+        market: `Market.arrays`.
+        users: Q stacked users, as numpy arrays.
+        score: which score.
+        k: at most the number of rows.
+        mesh: the devices that the rows are spread over, or None.
+
+    Returns:
+        numpy arrays (Q, k, ...), best first and equal scores in the order of slots; a score of
+        minus infinity where there is no learnware.
     """
-    asked, layout = pack((users, length))
+    asked, layout = pack(users)
     with on_mesh(mesh), in_float32():
-        found = _best(
-            market, asked, alive, calibration, layout=layout, method=method, k=k, mesh=mesh
-        )
-        return Best(*unpack_scores(np.asarray(found)))
+        found = _best(market, asked, layout=layout, score=score, k=k, mesh=mesh)
+        return unpack_scores(np.asarray(found))
 
 
-@partial(jax.jit, static_argnames=("layout", "method", "k", "mesh"))
+@partial(jax.jit, static_argnames=("layout", "score", "k", "mesh"))
 def _best(
     market: MarketArrays,
     asked: Array,
-    alive: Array,
-    calibration: Calibration,
     *,
-    layout: Layout,
-    method: str,
+    layout: PackedLayout,
+    score: Score,
     k: int,
     mesh: Mesh | None,
 ) -> Array:
-    """Return what `best_spread` does, packed; users and length come packed too."""
-    users, length = unpack(asked, layout)
-    axis = None if mesh is None else mesh.axis_names
+    """Return what `best_scores` does, packed; the users come packed too."""
+    users = unpack(asked, layout)
+    axis: Hashable | None = None if mesh is None else mesh.axis_names
     devices = 1 if mesh is None else mesh.size
 
-    def local(
-        market: MarketArrays,
-        alive: Array,
-        users: UserArrays,
-        length: Array,
-        calibration: Calibration,
-    ) -> Best:
-        found = score(market, users, length, alive, calibration, method=method, axis=axis)
-        scores = jnp.where(alive, found.scores, -jnp.inf)
+    def local(market: MarketArrays, users: UserArrays) -> tuple[Array, Scores]:
+        assert market.alive is not None
+        found = score_devices(market, users, score=score, axis=axis)
+        # A score of NaN is never among the best.
+        usable = market.alive[None, :] & ~jnp.isnan(found.scores)
+        scores = jnp.where(usable, found.scores, -jnp.inf)
         k_here = min(k, scores.shape[1])
         rows = jax.vmap(lambda values: largest(values, k_here))(scores)
-        # Equal ones come in order of rows. Classes are compared for the best only: arrays of
+        # Equal ones come in the order of rows. Classes are compared for the best only: arrays of
         # (Q, rows, classes) are never made.
-        similarity, class_map = _classes_of(market, users, rows)
+        similarity, class_map = compared_rows(market, users, rows)
         taken = Scores(_taken(scores, rows), _taken(found.squared_mmd, rows), similarity, class_map)
         if axis is None:
-            return Best(rows.astype(jnp.int32), taken)
-        slots = rows * devices + jax.lax.axis_index(axis)
-        best = Best(slots.astype(jnp.int32), taken)
-        best = jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis, axis=1, tiled=True), best)
-        return _best_of(best, min(k, best.slots.shape[1]))
+            return rows.astype(jnp.int32), taken
+        slots = (rows * devices + jax.lax.axis_index(axis)).astype(jnp.int32)
+        best = jax.tree.map(
+            lambda leaf: jax.lax.all_gather(leaf, axis, axis=1, tiled=True), (slots, taken)
+        )
+        return _best_of(*best, min(k, best[0].shape[1]))
 
-    spread = local if mesh is None else over_devices(local, mesh, market, by_row=1, whole=3)
-    best = spread(market, alive, users, length, calibration)
-    return pack_scores(best.slots, best.scores)
+    spread = local if mesh is None else over_devices(local, mesh, market, by_row=0, everywhere=1)
+    return pack_scores(*spread(market, users))
 
 
-def _classes_of(market: MarketArrays, users: UserArrays, rows: Array) -> tuple[Array, Array]:
-    """Return similarity and class map (Q, n, k) of each user with its own rows (Q, n)."""
+def compared_rows(
+    market: MarketArrays, users: UserArrays, rows: Int[Array, "Q n"]
+) -> tuple[Float[Array, "Q n k"], Int[Array, "Q n k"]]:
+    """Return class similarity and class map of each user with rows of its own."""
 
     def one(part: tuple[UserArrays, Array]) -> tuple[Array, Array]:
         user, at = part
-        some = {name: getattr(market, name)[at] for name in ROW_FIELDS}
-        own = jax.tree.map(lambda leaf: leaf[None], user)
+        picked = {name: getattr(market, name)[at] for name in ROW_ARRAYS}
+        own: Any = jax.tree.map(lambda leaf: leaf[None], user)
         count = jnp.int32(at.shape[0])
-        parts = compare_classes(dataclasses.replace(market, **some), own, count, "classwise", None)
-        return parts.similarity[:, 0], parts.class_map[:, 0]
+        found = compare_classes(dataclasses.replace(market, **picked), own, count, (), None)
+        return found.class_similarity[:, 0], found.class_map[:, 0]
 
     return one_by_one(one, (users, rows))
 
@@ -175,8 +144,8 @@ def _taken(leaf: Array, rows: Array) -> Array:
     return jax.vmap(lambda values, at: values[at])(leaf, rows)
 
 
-def _best_of(best: Best, k: int) -> Best:
+def _best_of(slots: Array, scores: Scores, k: int) -> tuple[Array, Scores]:
     """Return the best k of candidates (Q, K k), by score and then by slot."""
-    places = jnp.broadcast_to(jnp.arange(best.slots.shape[1]), best.slots.shape)
-    order = jax.lax.sort((-best.scores.scores, best.slots, places), num_keys=2)[2][:, :k]
-    return jax.tree.map(lambda leaf: _taken(leaf, order), best)
+    places = jnp.broadcast_to(jnp.arange(slots.shape[1]), slots.shape)
+    order = jax.lax.sort((-scores.scores, slots, places), num_keys=2)[2][:, :k]
+    return jax.tree.map(lambda leaf: _taken(leaf, order), (slots, scores))

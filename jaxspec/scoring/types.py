@@ -1,121 +1,164 @@
-"""What a score is made of: a batch of users as arrays, and what comparing them with a market gives.
+"""The pytrees of a pass: users as arrays, what is compared, the evidence, and the scores.
 
-Frozen pytrees only; `jaxspec.scoring` says how they become scores.
+Frozen pytrees only; `jaxspec.scoring.methods` says how evidence becomes a score.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jaxspec.base.pytrees import register
+from jaxspec.base import register
 
-__all__ = ["LEAST_POINTS", "Embedded", "Parts", "Peers", "Scores", "UserArrays"]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
 
-Array = Any
-LEAST_POINTS = 128  # that a batch of users has room for: 3 or 12 classes of ten compile nothing new
+__all__ = [
+    "MIN_PADDED_POINTS",
+    "ClassEvidence",
+    "Evidence",
+    "Peers",
+    "Scores",
+    "UserArrays",
+]
+
+MIN_PADDED_POINTS = 128  # per user: three or twelve classes of ten examples have one shape
 
 
 @register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class UserArrays:
-    """A batch of Q users, padded to common sizes.
+    """A batch of Q users, padded to common sizes; without the axis Q it is a single user.
 
     Attributes:
-        points: (Q, n, d), relative to the market's origin.
-        weights: (Q, n), zero in the padding.
-        labels: (Q, n) int32, the points' classes, -1 in the padding or where not shared.
-        counts: (Q,) int32, points that are not padding.
-        examples: (Q,) how many examples stand behind the points.
-        class_vectors: (Q, k, d) proxy weights, one row a class.
-        class_mask: (Q, k) bool.
-        class_numbers: (Q, k) int32, the market's number of every class name, -2 if it has none.
-        by_name: (Q,) bool, whether class k is compared with the class of that name only.
+        points: relative to the market's origin.
+        weights: of the points, zero in the padding.
+        labels: the points' classes, -1 in the padding or where they are not shared.
+        counts: points that are not padding; these come first.
+        examples: how many examples stand behind the points.
+        class_vectors: proxy weights, one row per class.
+        class_mask: which of the padded classes there are.
+        class_numbers: the market's number of every class name, -2 if it has none.
+        by_name: whether a class is compared with the class of the same name only.
     """
 
-    points: Array
-    weights: Array
-    labels: Array
-    counts: Array
-    examples: Array
-    class_vectors: Array
-    class_mask: Array
-    class_numbers: Array
-    by_name: Array
+    points: Float[Array, "Q n d"]
+    weights: Float[Array, "Q n"]
+    labels: Int[Array, "Q n"]
+    counts: Int[Array, " Q"]
+    examples: Float[Array, " Q"]
+    class_vectors: Float[Array, "Q k d"]
+    class_mask: Bool[Array, "Q k"]
+    class_numbers: Int[Array, "Q k"]
+    by_name: Bool[Array, " Q"]
 
 
 @register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """What `score_market` returns; leading axes are (Q, slots).
+    """What a pass returns.
 
     Attributes:
-        scores: (Q, slots), larger is better.
-        squared_mmd: (Q, slots).
-        class_similarity: (Q, slots, k), cosines; -1 for a class the learnware does not have.
-        class_map: (Q, slots, k) int32, which learnware class stands for user class k, or -1.
+        scores: larger is better.
+        squared_mmd: between the user's and the learnware's embedding.
+        class_similarity: cosines in [-1, 1]; -1 for a class that the learnware does not have.
+        class_map: which of the learnware's classes stands for user class k, or -1.
     """
 
-    scores: Array
-    squared_mmd: Array
-    class_similarity: Array
-    class_map: Array
+    scores: Float[Array, "Q rows"]
+    squared_mmd: Float[Array, "Q rows"]
+    class_similarity: Float[Array, "Q rows k"]
+    class_map: Int[Array, "Q rows k"]
 
 
 @register
-@dataclasses.dataclass(frozen=True)
-class Embedded:
-    """Comparisons of embeddings; axes are (slots, Q).
-
-    Attributes:
-        squared_mmd: (slots, Q).
-        closeness: (slots, Q), the cosine of the angle between the embeddings.
-    """
-
-    squared_mmd: Array
-    closeness: Array
-
-
-@register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Peers:
-    """For each user the learnware that is nearest in distribution.
+    """For each user its peer: the learnware with a probe proxy that is nearest in distribution.
 
     Attributes:
-        row: (Q,) int32, where it lies; over all devices where the market is spread.
-        squared_mmd: (Q,).
-        reliability: (Q,) one where the user's examples cannot be told from its distribution,
+        row: where it lies; counted over all devices where the market is spread.
+        squared_mmd: between the user and its peer.
+        reliability: one where the user's examples cannot be told from the peer's distribution,
             falling to zero.
-        chance: (Q, C, D) class probabilities of the peer's probe proxy at the landmarks.
-        valid: (Q, C) bool, classes that the peer has.
-        region: (Q, D) how much each landmark counts for the peer.
+        chance: class probabilities of the peer's probe proxy at the landmarks.
+        valid: classes that the peer has.
+        region: how much each landmark counts for the peer.
     """
 
-    row: Array
-    squared_mmd: Array
-    reliability: Array
-    chance: Array
-    valid: Array
-    region: Array
+    row: Int[Array, " Q"]
+    squared_mmd: Float[Array, " Q"]
+    reliability: Float[Array, " Q"]
+    chance: Float[Array, "Q C D"]
+    valid: Bool[Array, "Q C"]
+    region: Float[Array, "Q D"]
 
 
 @register
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """Comparisons of classes and proxies; leading axes are (slots, Q).
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassEvidence:
+    """What comparing classes and proxies gives; arrays that nothing needs are zero.
 
     Attributes:
-        similarity: (slots, Q, k), cosines of class vectors, zero in the padding.
-        class_map: (slots, Q, k) int32.
-        share: (slots, Q), of the user's weights, examples whose class the learnware has.
-        behaviour: (slots, Q), the method's own part on the users' examples.
-        deeper: (slots, Q), the same of representations for "transfer", where there are any.
-        agreement: (slots, Q), with the users' peers.
+        class_similarity: cosines of class vectors, zero in the padding.
+        class_map: which of the learnware's classes stands for user class k, or -1.
+        share: of the user's weights, that of examples whose class the learnware has.
+        label_probability: mean probability that the learnware's proxy gives the user's labels.
+        agreement: mutual information with the user's peer, in nats.
+        explained_by_outputs: how much of the labels a small model on the proxy's outputs explains.
+        explained_by_hidden: the same on the representation.
     """
 
-    similarity: Array
-    class_map: Array
-    share: Array
-    behaviour: Array
-    deeper: Array
-    agreement: Array
+    class_similarity: Float[Array, "rows Q k"]
+    class_map: Int[Array, "rows Q k"]
+    share: Float[Array, "rows Q"]
+    label_probability: Float[Array, "rows Q"]
+    agreement: Float[Array, "rows Q"]
+    explained_by_outputs: Float[Array, "rows Q"]
+    explained_by_hidden: Float[Array, "rows Q"]
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known about every learnware for every user: all that a score may look at.
+
+    Attributes:
+        squared_mmd: between the embeddings.
+        closeness: cosine of the angle between the embeddings.
+        similarity: mean over the user's classes of the similarity of the class that stands for it;
+            -1 counts for a class that the learnware does not have.
+        shared_similarity: the same over the classes that both have, zero where there is none.
+        share: of the user's examples, the part whose class the learnware has.
+        label_probability: mean probability that the probe proxy gives the user's labels; zero
+            without a probe proxy.
+        agreement: of the probe proxies with the user's peer, in nats. The peer itself gets the
+            best of the others. Zero without a probe proxy.
+        explained_by_outputs: how much of the labels the proxy's outputs explain, at most one.
+        explained_by_hidden: how much of the labels the representation explains, at most one.
+        has_probe: whether there is a probe proxy.
+        has_representation: whether there is a representation; false for all where a market has
+            none at all.
+        reliability: how far the user's peer can be believed, from zero to one.
+        mean_closeness: the user's mean closeness with a sample of the market.
+        by_name: whether the user's classes are compared by name.
+        slope: what the market says of closeness: nats of agreement per unit.
+        following: how far the market's models follow the public features, from zero to one.
+    """
+
+    squared_mmd: Float[Array, "rows Q"]
+    closeness: Float[Array, "rows Q"]
+    similarity: Float[Array, "rows Q"]
+    shared_similarity: Float[Array, "rows Q"]
+    share: Float[Array, "rows Q"]
+    label_probability: Float[Array, "rows Q"]
+    agreement: Float[Array, "rows Q"]
+    explained_by_outputs: Float[Array, "rows Q"]
+    explained_by_hidden: Float[Array, "rows Q"]
+    has_probe: Bool[Array, "rows 1"]
+    has_representation: Bool[Array, "rows 1"]
+    reliability: Float[Array, "1 Q"]
+    mean_closeness: Float[Array, "1 Q"]
+    by_name: Bool[Array, "1 Q"]
+    slope: Float[Array, ""]
+    following: Float[Array, ""]

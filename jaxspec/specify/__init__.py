@@ -1,1 +1,48 @@
-"""specify."""
+"""Specifications: the space they live in, what they hold, and how they are fitted to data.
+
+`Space` is what a market publishes; `specify`, `specify_many` and `specify_user` make
+specifications. Reduced sets (`reduce_set`), linear proxies (`fit_proxy`), probe proxies and
+representations are the parts. Nothing here knows of markets.
+"""
+
+from jaxspec.specify.about import About, AboutValue
+from jaxspec.specify.making import specify, specify_many, specify_user
+from jaxspec.specify.probe_proxy import ProbeProxy
+from jaxspec.specify.proxy import Proxy, centre_classes, fit_proxies, fit_proxy
+from jaxspec.specify.reduced_set import best_weights, reduce_set, reduce_sets, suggest_size
+from jaxspec.specify.representation import RANK
+from jaxspec.specify.space import Space, check_same_space
+from jaxspec.specify.types import (
+    FORMAT_VERSION,
+    Specification,
+    UserSpecification,
+    as_class_names,
+    check_part,
+    check_user,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "RANK",
+    "About",
+    "AboutValue",
+    "ProbeProxy",
+    "Proxy",
+    "Space",
+    "Specification",
+    "UserSpecification",
+    "as_class_names",
+    "best_weights",
+    "centre_classes",
+    "check_part",
+    "check_same_space",
+    "check_user",
+    "fit_proxies",
+    "fit_proxy",
+    "reduce_set",
+    "reduce_sets",
+    "specify",
+    "specify_many",
+    "specify_user",
+    "suggest_size",
+]

@@ -1,0 +1,153 @@
+"""Arrays of a market on disk, as Orbax stores them: zarr arrays by name in an OCDBT database.
+
+TensorStore, which comes with Orbax, reads them. Before it opens an array, the array's own
+description on disk is compared with what the market's header says, because a changed description
+(of a chunk of some terabytes, say) could end the process. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxspec.files.bounded_json import parse_json, require
+from jaxspec.market.schema import SCHEMA
+from jaxspec.specify.types import LARGEST
+
+__all__ = [
+    "MAX_CHUNK_BYTES",
+    "StoredArray",
+    "aligned_memory",
+    "check_numbers",
+    "describe",
+    "open_arrays",
+    "read_into",
+]
+
+CACHE_BYTES = 1 << 26  # of decoded chunks per array: blocks need not end where chunks end
+MAX_CHUNK_BYTES = 1 << 26  # sixteen times the size that is asked for when a market is saved
+ALIGNMENT = 64  # bytes; jax takes memory at such addresses without a copy
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """What the header says about one array on disk.
+
+    Attributes:
+        shape: of the array.
+        dtype: of its numbers.
+        chunks: the shape of the pieces that are read at once.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry of the first axis."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+def describe(folder: Path, name: str) -> dict[str, Any]:
+    """Return how an array describes itself on disk: the object in its `.zarray`.
+
+    Raises:
+        ValueError: there is no such array.
+    """
+    import tensorstore
+
+    found = tensorstore.KvStore.open(_location(folder, name)).result().read(".zarray").result()
+    require(found.state == "value", f"{name}: expected this array, got a folder without it")
+    described = parse_json(f"{name}/.zarray", bytes(found.value), depth=3)
+    require(isinstance(described, dict), f"{name}/.zarray: expected an object")
+    return described
+
+
+def open_arrays(folder: Path, arrays: Mapping[str, StoredArray], names: Sequence[str]) -> Any:
+    """Return {name: TensorStore} of those of the named arrays that there are.
+
+    Raises:
+        ValueError: an array that is not as the header says.
+    """
+    import tensorstore
+
+    opened = {}
+    for name in names:
+        if name not in arrays:
+            continue
+        _check_description(name, describe(folder, name), arrays[name])
+        opened[name] = tensorstore.open(
+            {
+                "driver": "zarr",
+                "kvstore": _location(folder, name),
+                "context": {"cache_pool": {"total_bytes_limit": CACHE_BYTES}},
+                "fill_missing_data_reads": False,  # a missing chunk is an error, not zeros
+            },
+            open=True,
+            read=True,
+        ).result()
+    return opened
+
+
+def read_into(memory: np.ndarray, stored: Any) -> Any:
+    """Start to read a TensorStore, or a part of one, into memory of its shape; return a future."""
+    import tensorstore
+
+    return tensorstore.array(memory, copy=False, write=True).write(stored)
+
+
+def aligned_memory(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Return unused rows of an array, at an address from which jax needs no copy."""
+    count = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(count + ALIGNMENT, np.uint8)
+    first = -buffer.ctypes.data % ALIGNMENT
+    memory = buffer[first : first + count].view(dtype).reshape(shape)
+    memory[...] = SCHEMA[name].fill
+    return memory
+
+
+def check_numbers(name: str, array: np.ndarray) -> None:
+    """Raise unless numbers of a market are finite, and of a size that can be scored.
+
+    What was read from specifications is at most twice the largest number in these: points are
+    relative to an origin, and proxies are centred.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if array.dtype.kind in "iub" or not array.size:
+        return
+    largest = float(max(array.max(), -array.min()))
+    require(np.isfinite(largest), f"{name}: expected finite numbers, got NaN or infinity")
+    limit = 2 * LARGEST if SCHEMA[name].read is not None else math.inf
+    require(largest <= limit, f"{name}: expected at most {limit:.0e}, got {largest:.1e}")
+
+
+def _location(folder: Path, name: str) -> dict[str, Any]:
+    base = {"driver": "file", "path": f"{folder.absolute()}/"}
+    return {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+
+
+def _check_description(name: str, described: Mapping[str, Any], stored: StoredArray) -> None:
+    little = stored.dtype.newbyteorder("<").str
+    expected = {
+        "zarr_format": 2,
+        "shape": list(stored.shape),
+        "chunks": list(stored.chunks),
+        "dtype": "bfloat16" if stored.dtype.name == "bfloat16" else little,
+        "order": "C",
+        "filters": None,
+        "fill_value": None,
+    }
+    for key, value in expected.items():
+        given = described.get(key)
+        require(
+            given == value,
+            f"{name}/.zarray: expected {key} {value}, as the header says, got {given!r:.80}",
+        )

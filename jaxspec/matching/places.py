@@ -1,0 +1,74 @@
+"""What can be asked: a market in memory, and whatever other packages register (index, folder).
+
+`catalogue_of` gives what matching has to know about a place before it asks, and `answer` asks it.
+Other packages register their classes with both.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from jaxspec.market import Ledger
+from jaxspec.matching.match_result import Match
+from jaxspec.matching.query import Query
+from jaxspec.specify import Space
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["Catalogue", "answer", "catalogue_of"]
+
+
+class Catalogue(Protocol):
+    """What matching has to know about a place: its space, its names, and where its origin lies."""
+
+    @property
+    def space(self) -> Space:
+        """What its specifications live in."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """Ids and class names by slot."""
+        ...
+
+    @property
+    def origin(self) -> Float[np.ndarray, " d"]:
+        """What is subtracted from all points."""
+        ...
+
+    def most_shared_names(self, names: Sequence[str]) -> int:
+        """Return how many of these class names one learnware has, at most."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many learnwares there are."""
+        ...
+
+
+@functools.singledispatch
+def catalogue_of(where: Any) -> Catalogue:
+    """Return the catalogue of a place.
+
+    Raises:
+        TypeError: it is nothing that can be asked.
+    """
+    raise TypeError(
+        f"where: expected a Market, an Index or a MarketFolder, got a {type(where).__name__}"
+    )
+
+
+@functools.singledispatch
+def answer(where: Any, query: Query) -> list[Match]:
+    """Return one `Match` per user of a query.
+
+    Raises:
+        TypeError: it is nothing that can be asked.
+    """
+    raise TypeError(
+        f"where: expected a Market, an Index or a MarketFolder, got a {type(where).__name__}"
+    )
