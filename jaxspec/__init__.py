@@ -1,70 +1,83 @@
 """Specifications for learnware markets: find, among many trained models, the ones worth reusing.
 
 The method is that of Guo, Zhou, Li and Zhou, "Identifying Useful Learnwares for Heterogeneous
-Label Spaces" (ICML 2023). Submitters call `specify`, users `specify_user` and `match`.
+Label Spaces" (ICML 2023). A market publishes a `Space`; owners of models call `specify`; users call
+`specify_user` and `match`. `docs/first-market.md` goes through it step by step.
 """
 
-from jaxspec.evaluation import metrics as evaluation
-from jaxspec.files import learnware as interop
-from jaxspec.index.index import Index
-from jaxspec.kernels.kernels import (
+from jaxspec import evaluation, reuse, stream
+from jaxspec.base import FileError
+from jaxspec.files import MarketFolder, from_learnware, to_learnware
+from jaxspec.index import Index
+from jaxspec.kernels import (
     Gaussian,
     InverseMultiquadric,
     Laplacian,
     ReducedSet,
     gram,
-    inner_product,
     median_bandwidth,
     mmd,
     squared_mmd,
-    weighted_sum,
 )
-from jaxspec.market.market import Market
-from jaxspec.matching.match import Match, match, top_k
-from jaxspec.reuse import reuse
-from jaxspec.specify.proxy import Proxy, fit_proxies, fit_proxy
-from jaxspec.specify.reduced_set import best_weights, reduce_set, reduce_sets, suggest_size
-from jaxspec.specify.specification import (
+from jaxspec.market import Market
+from jaxspec.matching import ClassNameWarning, Match, match, user_arrays
+from jaxspec.scoring import Classwise, Likelihood, Rkme, Transfer, score_arrays
+from jaxspec.specify import (
+    Proxy,
+    Space,
     Specification,
     UserSpecification,
+    best_weights,
+    fit_proxies,
+    fit_proxy,
+    reduce_set,
+    reduce_sets,
     specify,
     specify_many,
     specify_user,
+    suggest_size,
 )
-from jaxspec.stream.stream import stream_top_k
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
+    "ClassNameWarning",
+    "Classwise",
+    "FileError",
     "Gaussian",
     "Index",
     "InverseMultiquadric",
     "Laplacian",
+    "Likelihood",
     "Market",
+    "MarketFolder",
     "Match",
     "Proxy",
     "ReducedSet",
+    "Rkme",
+    "Space",
     "Specification",
+    "Transfer",
     "UserSpecification",
     "best_weights",
     "evaluation",
     "fit_proxies",
     "fit_proxy",
+    "from_learnware",
     "gram",
-    "inner_product",
-    "interop",
     "match",
     "median_bandwidth",
     "mmd",
     "reduce_set",
     "reduce_sets",
     "reuse",
+    "score_arrays",
     "specify",
     "specify_many",
     "specify_user",
     "squared_mmd",
-    "stream_top_k",
+    "stream",
     "suggest_size",
-    "top_k",
-    "weighted_sum",
+    "to_learnware",
+    "user_arrays",
 ]

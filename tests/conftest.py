@@ -16,8 +16,8 @@ import jaxspec as js
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the wheel holds no benchmarks
 
 DIMENSION = 6
-SPACE = "made-features"
 KERNEL = js.Gaussian(bandwidth=3.0)
+SPACE = js.Space("made-features", KERNEL, dimension=DIMENSION)
 
 
 def pytest_configure(config):
@@ -48,29 +48,35 @@ def names(classes):
     return [f"class {chr(97 + k)}" for k in range(classes)]
 
 
+def made_probe(rows=200):
+    """Return unlabelled features (rows, d) of all seeds' regions."""
+    return np.concatenate([made_task(seed, n=rows // 4)[0] for seed in range(4)])
+
+
 @functools.cache
-def made_specification(seed, classes=4, size=10):
+def probed_space():
+    """Return a space with a probe set; `SPACE` has none."""
+    return js.Space("made-features-with-probe", KERNEL, dimension=DIMENSION, probe=made_probe())
+
+
+@functools.cache
+def made_specification(seed, classes=4, size=10, **options):
     features, labels = made_task(seed, classes=classes)
     return js.specify(
-        jax.random.key(seed),
+        SPACE,
         features,
         labels,
         class_names=names(classes),
-        kernel=KERNEL,
+        key=jax.random.key(seed),
         size=size,
-        feature_space=SPACE,
+        **options,
     )
 
 
-def made_user(seed, classes=4, per_class=10, class_names=None, **options):
+def made_user(seed, classes=4, per_class=10, class_names=None, space=SPACE, **options):
     features, labels = made_task(seed, n=per_class * classes, classes=classes)
     return js.specify_user(
-        features,
-        labels,
-        class_names=class_names or names(classes),
-        kernel=KERNEL,
-        feature_space=SPACE,
-        **options,
+        space, features, labels, class_names=class_names or names(classes), **options
     )
 
 
@@ -87,7 +93,7 @@ def release_compiled_code():
 @pytest.fixture(scope="session")
 def market():
     """Six learnwares of four classes each, the learnware `m<seed>` made from task `seed`."""
-    return js.Market.from_specifications({f"m{s}": made_specification(s) for s in range(6)})
+    return js.Market(SPACE, {f"m{s}": made_specification(s) for s in range(6)})
 
 
 class CompileCounter:

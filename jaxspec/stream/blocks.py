@@ -1,7 +1,7 @@
 """What a block of a market's rows tells about its learnwares, and what follows from all blocks.
 
-Jitted, one compilation a shape; the parts are those of `jaxspec.scoring`. A few numbers remain of
-every learnware: sums over classes instead of the classes. `jaxspec.stream` reads the rows.
+The functions are jitted, with one compilation per shape; the parts are those of `jaxspec.scoring`.
+A few numbers are kept per learnware and user: sums over classes instead of the classes.
 """
 
 from __future__ import annotations
@@ -9,101 +9,152 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.market.arrays import ROW_FIELDS, MarketArrays
-from jaxspec.market.calibration import Calibration
-from jaxspec.scoring.class_pass import compare_classes
-from jaxspec.scoring.peers import best_agreement, find_peers
-from jaxspec.scoring.score_pass import combine, embed
-from jaxspec.scoring.types import Embedded, Parts, Peers, UserArrays
+from jaxspec.market import ROW_ARRAYS, Calibration, MarketArrays, Rows
+from jaxspec.matching import Group
+from jaxspec.scoring import (
+    ClassEvidence,
+    Embedded,
+    Peers,
+    Score,
+    UserArrays,
+    best_agreement,
+    compare_classes,
+    embed,
+    find_peers,
+    gather,
+    needs_peers,
+    summarise_classes,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 __all__ = [
-    "CLASSES",
-    "SAMPLED",
-    "Group",
-    "best_of",
+    "CLASS_ARRAYS",
+    "StreamedGroup",
+    "best_rows",
     "class_rows",
     "passes_of",
     "peers_of",
-    "scored",
+    "score_block",
 ]
 
-Array = Any
-Rows = dict[str, np.ndarray]
-EMBEDDING = ("points", "scales", "square_norms", "weights", "self_terms")
-CLASSES = ("class_vectors", "class_ids")
-_PROBE = ("probe_weights", "probe_bias", "has_probe")
-SAMPLED = ("points", "scales", "weights", "self_terms", "class_ids", "probe_chances", "has_probe")
+EMBEDDING_ARRAYS = ("points", "scales", "square_norms", "weights", "self_terms")
+CLASS_ARRAYS = ("class_vectors", "class_ids")
+PROBE_ARRAYS = ("class_bias", "probe_weights", "probe_bias", "has_probe")
+EMBEDDING_EVIDENCE = ("squared_mmd", "closeness")
+CLASS_EVIDENCE = (
+    "similarity",
+    "shared_similarity",
+    "share",
+    "label_probability",
+    "agreement",
+    "explained_by_outputs",
+    "explained_by_hidden",
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """Users of one method: their places in the answer, and their arrays (Q padded)."""
+class StreamedGroup:
+    """A group of a query's users, and what a stream reads and keeps for it.
 
-    method: str
+    Attributes:
+        group: the users and their score.
+        probed: whether learnwares of the market have probe proxies.
+        represented: whether learnwares of the market have representations.
+    """
+
+    group: Group
     probed: bool
-    places: list[int]
-    users: UserArrays
+    represented: bool
 
     @property
     def has_peers(self) -> bool:
         """Whether the whole market must be embedded before classes are compared."""
-        return self.probed and self.method == "likelihood"
+        return self.probed and needs_peers(self.group.score)
 
     @property
-    def class_fields(self) -> tuple[str, ...]:
-        """Arrays that comparing classes needs."""
-        if self.method == "rkme":
+    def class_evidence(self) -> tuple[str, ...]:
+        """Names of the evidence from classes and proxies that is kept."""
+        needs = self.group.score.needs
+        kept = [name for name in CLASS_EVIDENCE if name in needs]
+        if "explained_by_hidden" in kept:
+            kept += ["explained_by_outputs", "has_representation"]
+        return tuple(dict.fromkeys(kept))
+
+    @property
+    def class_arrays(self) -> tuple[str, ...]:
+        """Arrays of the market that this evidence comes from."""
+        kept = self.class_evidence
+        if not kept:
             return ()
-        if self.method == "transfer":
-            return (*CLASSES, "class_bias", "hidden_maps", *(_PROBE if self.probed else ()))
-        peers = (*_PROBE, "class_bias", "probe_chances") if self.has_peers else ()
-        return (*CLASSES, *peers)
+        arrays = list(CLASS_ARRAYS)
+        explains = any(name.startswith("explained") for name in kept)
+        if explains or (self.probed and ("label_probability" in kept or self.has_peers)):
+            arrays += ["class_bias", *(PROBE_ARRAYS if self.probed else ())]
+        if explains and self.represented:
+            arrays.append("hidden_maps")
+        if self.has_peers:
+            arrays.append("probe_chances")
+        return tuple(dict.fromkeys(arrays))
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Numbers that are kept of every learnware, for each user."""
-        kinds = {
-            "rkme": (),
-            "classwise": ("similarity",),
-            "likelihood": ("similarity", "matched", "share"),
-            "transfer": ("behaviour", "deeper"),
-        }
-        peers = ("behaviour", "agreement") if self.has_peers else ()
-        return ("squared_mmd", "closeness", *kinds[self.method], *peers)
+        """Numbers that are kept per learnware and user."""
+        return (*EMBEDDING_EVIDENCE, *self.class_evidence)
 
 
-def passes_of(groups: Sequence[Group]) -> list[tuple[str, ...]]:
-    """Return the arrays that each pass reads."""
-    classes = tuple(dict.fromkeys(name for one in groups for name in one.class_fields))
-    if any(group.has_peers for group in groups):
-        return [EMBEDDING, classes]
-    return [(*EMBEDDING, *classes)]
+def passes_of(groups: Sequence[StreamedGroup]) -> list[tuple[str, ...]]:
+    """Return the arrays that each pass over the market reads."""
+    classes = tuple(dict.fromkeys(name for one in groups for name in one.class_arrays))
+    if any(one.has_peers for one in groups):
+        return [EMBEDDING_ARRAYS, classes]
+    return [(*EMBEDDING_ARRAYS, *classes)]
 
 
-def scored(
-    rows: Rows, fixed: dict[str, Any], group: Group, length: int, peers: Peers | None
-) -> dict[str, Array]:
-    """Return {name: (size, Q)} of what the arrays of a block tell about its learnwares."""
-    found: dict[str, Array] = {}
+def score_block(
+    rows: Rows, fixed: dict[str, Any], streamed: StreamedGroup, length: int, peers: Peers | None
+) -> dict[str, Float[Array, "size Q"]]:
+    """Return the evidence that the arrays of a block give about its learnwares.
+
+    Args:
+        rows: arrays of the block that this pass reads.
+        fixed: arrays that all rows share.
+        streamed: whose evidence is wanted.
+        length: learnwares in the block; rows after these are not computed.
+        peers: of the users, once they are known.
+    """
+    found: dict[str, Any] = {}
+    users = streamed.group.users
     if "points" in rows:
-        some = {name: rows[name] for name in EMBEDDING}
-        found.update(_embed_block(some, fixed, group.users, np.int32(length)))
-    if group.class_fields and "class_ids" in rows:
-        some = {name: rows[name] for name in group.class_fields if name in rows}
-        users, method = group.users, group.method
-        found.update(_class_block(some, fixed, users, np.int32(length), peers, method=method))
+        picked = {name: rows[name] for name in EMBEDDING_ARRAYS}
+        found.update(_embed_block(picked, fixed, users, np.int32(length)))
+    if streamed.class_arrays and "class_ids" in rows:
+        picked = {name: rows[name] for name in streamed.class_arrays if name in rows}
+        kept = streamed.class_evidence
+        found.update(
+            _class_block(
+                picked,
+                fixed,
+                users,
+                np.int32(length),
+                peers,
+                needs=streamed.group.score.needs,
+                kept=kept,
+            )
+        )
     return found
 
 
 def _market(rows: dict[str, Any], fixed: dict[str, Any]) -> MarketArrays:
-    """Return arrays of which only some rows are there."""
-    absent = dict.fromkeys(name for name in ROW_FIELDS if name not in rows)
+    """Return a market's arrays of which only those of `rows` are there."""
+    absent = dict.fromkeys(name for name in ROW_ARRAYS if name not in rows)
     return MarketArrays(**absent, **rows, **fixed)  # type: ignore[arg-type]
 
 
@@ -115,7 +166,7 @@ def _embed_block(
     return {"squared_mmd": found.squared_mmd, "closeness": found.closeness}
 
 
-@partial(jax.jit, static_argnames="method")
+@partial(jax.jit, static_argnames=("needs", "kept"))
 def _class_block(
     rows: dict[str, Any],
     fixed: dict[str, Any],
@@ -123,35 +174,31 @@ def _class_block(
     length: Array,
     peers: Peers | None,
     *,
-    method: str,
+    needs: tuple[str, ...],
+    kept: tuple[str, ...],
 ) -> dict[str, Array]:
-    """Return the numbers that `best_of` needs, without the axis of classes."""
-    parts = compare_classes(_market(rows, fixed), users, length, method, peers)
-    if method == "classwise":
-        return {"similarity": parts.similarity.sum(axis=2)}
-    if method == "transfer":
-        return {"behaviour": parts.behaviour, "deeper": parts.deeper}
-    matched = parts.class_map >= 0
-    shared = jnp.where(matched, parts.similarity, 0.0).sum(axis=2)
-    found = {
-        "similarity": shared / jnp.maximum(matched.sum(axis=2), 1),
-        "matched": matched.any(axis=2),
-        "share": parts.share,
-    }
-    if peers is not None:
-        found.update(behaviour=parts.behaviour, agreement=parts.agreement)
-    return found
+    """Return the evidence named by `kept`, without the axis of classes."""
+    market = _market(rows, fixed)
+    classes = compare_classes(market, users, length, needs, peers)
+    similarity, shared = summarise_classes(classes, users)
+    found = {"similarity": similarity, "shared_similarity": shared}
+    maps = market.hidden_maps
+    if maps is not None:
+        represented = (maps != 0).any(axis=(1, 2))[:, None]
+        found["has_representation"] = jnp.broadcast_to(represented, similarity.shape) * 1.0
+    values = {name: getattr(classes, name, None) for name in CLASS_EVIDENCE} | found
+    return {name: values[name] for name in kept if values.get(name) is not None}
 
 
 @jax.jit
 def class_rows(
     rows: dict[str, Any], fixed: dict[str, Any], users: UserArrays
-) -> tuple[Array, Array]:
-    """Return class similarity and class map, (1, n, k), of n rows and one user."""
+) -> tuple[Float[Array, "1 n k"], Int[Array, "1 n k"]]:
+    """Return class similarity and class map of n rows and one user."""
     market = _market(rows, fixed)
     count = jnp.int32(market.class_ids.shape[0])
-    parts = compare_classes(market, users, count, "classwise", None)
-    return parts.similarity.transpose(1, 0, 2), parts.class_map.transpose(1, 0, 2)
+    found = compare_classes(market, users, count, (), None)
+    return found.class_similarity.transpose(1, 0, 2), found.class_map.transpose(1, 0, 2)
 
 
 @jax.jit
@@ -159,56 +206,71 @@ def peers_of(
     rows: dict[str, Any],
     fixed: dict[str, Any],
     users: UserArrays,
-    squared_mmd: Array,
+    squared_mmd: Float[Array, "Q Q"],
     calibration: Calibration,
 ) -> Peers:
     """Return `find_peers` of the Q rows that are the users' peers, in the users' order."""
     own = jnp.where(jnp.eye(len(squared_mmd), dtype=bool), squared_mmd, jnp.inf)
     alive = jnp.ones(len(squared_mmd), bool)
-    return find_peers(_market(rows, fixed), users, Embedded(own, own), alive, calibration)
+    return find_peers(_market(rows, fixed), users, own, alive, calibration)
 
 
-@partial(jax.jit, static_argnames=("method", "k"))
-def best_of(
-    found: dict[str, Array],
+@partial(jax.jit, static_argnames=("score", "k"))
+def best_rows(
+    found: dict[str, Float[Array, "M Q"]],
     users: UserArrays,
     kernel: Any,
-    has_probe: Array,
-    calibration: Any,
+    has_probe: Float[Array, " M"],
+    alive: Array,
+    calibration: Calibration,
     peers: Peers | None,
     *,
-    method: str,
+    score: Score,
     k: int,
-) -> tuple[Array, Array]:
-    """Return the scores of the best k learnwares and their rows, both (Q, k).
+) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
+    """Return the scores of the best k learnwares and their rows.
 
     Args:
-        found: {name: (M, Q)} of `scored`.
+        found: of `score_block`, for all learnwares.
         users: Q stacked users.
-        kernel: the market's.
-        has_probe: (M,).
-        calibration: of the market; None for a method that does not ask for it.
-        peers: the users' peers, or None.
-        method: of the group.
+        kernel: of the space.
+        has_probe: whether learnwares have a probe proxy.
+        alive: (M,) bool, the learnwares to choose from.
+        calibration: of the market.
+        peers: of the users, or None.
+        score: of the group.
         k: at most M.
     """
     zero = jnp.zeros_like(found["squared_mmd"])
-    absent = ("similarity", "matched", "share", "behaviour", "deeper", "agreement")
-    found = {**dict.fromkeys(absent, zero), **found}
-    parts = Parts(
-        found["similarity"][..., None],
-        jnp.where(found["matched"] > 0, 0, -1)[..., None],
-        found["share"],
-        found["behaviour"],
-        found["deeper"],
-        found["agreement"],
+    values = {**dict.fromkeys((*CLASS_EVIDENCE, "has_representation"), zero), **found}
+    classes = ClassEvidence(
+        class_similarity=zero[..., None],
+        class_map=jnp.zeros((*zero.shape, 1), jnp.int32),
+        **{
+            name: values[name]
+            for name in CLASS_EVIDENCE
+            if name not in ("similarity", "shared_similarity")
+        },
     )
-    embedded = Embedded(found["squared_mmd"], found["closeness"])
     best = None
     if peers is not None:
-        best = best_agreement(parts, peers, has_probe, jnp.ones(len(zero), bool))
-    scores = combine(
-        embedded, parts, users, kernel, has_probe, calibration, peers, best, method=method
+        everyone = jnp.ones(len(zero), bool)
+        best = best_agreement(classes.agreement, peers, has_probe, everyone)
+    represented = None
+    if "has_representation" in found:
+        represented = values["has_representation"][:, 0] > 0
+    evidence = gather(
+        Embedded(found["squared_mmd"], found["closeness"]),
+        classes,
+        users,
+        kernel,
+        calibration,
+        has_probe=has_probe > 0,
+        has_representation=represented,
+        peers=peers,
+        best=best,
+        similarity=(values["similarity"], values["shared_similarity"]),
     )
-    values, rows = jax.lax.top_k(scores.T, k)  # equal ones in the market's order
-    return values, rows
+    scores = score(evidence).T
+    usable = alive[None, :] & ~jnp.isnan(scores)
+    return jax.lax.top_k(jnp.where(usable, scores, -jnp.inf), k)  # equal ones in the market's order
