@@ -1,46 +1,38 @@
 """The demo: a market of 22 really trained models, 22 users, and how often the best comes first.
 
-`run` does the work and returns a `DemoResult` of arrays and names; `jaxspec.applications.command` prints it and
-`jaxspec.applications.report` draws it. Data are the embedded pictures of `jaxspec.applications.demo_data`; nothing is
-fetched.
+`run` does the work and returns a `DemoResult` of arrays and names; `command` prints it and `report`
+draws it. The data are the embedded pictures of `demo_data`; nothing is fetched.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import jax
 import numpy as np
 
+from jaxspec import evaluation
 from jaxspec.applications.demo_data import FashionContexts, load_fashion_contexts
-from jaxspec.applications.scenario import (
-    MARKET_DIMENSION,
-    MarketDraw,
-    direct_truth,
-    draw_market,
-    predict,
-    train_heads,
-)
-from jaxspec.evaluation import metrics as evaluation
-from jaxspec.kernels.kernels import Gaussian, median_bandwidth
-from jaxspec.market.market import Market
-from jaxspec.matching.match import Match, match
-from jaxspec.specify.specification import (
+from jaxspec.applications.heads import direct_truth, predict, train_heads
+from jaxspec.applications.scenario import MARKET_DIMENSION, MarketDraw, User, draw_market
+from jaxspec.market import Market
+from jaxspec.matching import Match, match
+from jaxspec.specify import (
+    Space,
     Specification,
     UserSpecification,
     specify_many,
     specify_user,
 )
 
+__all__ = ["SPACE_NAME", "DemoResult", "make_space", "make_users", "run", "specify_developers"]
+
 METHODS = ("rkme", "classwise", "likelihood")
-
-__all__ = ["FEATURE_SPACE", "DemoResult", "make_users", "run", "specify_developers"]
-
-FEATURE_SPACE = "efficientnet-lite0/96px/fashion-pca64"
+SPACE_NAME = "efficientnet-lite0/96px/fashion-pca64"
 Advance = Callable[[int, int], None]
+Stage = Callable[[str], AbstractContextManager[Advance]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +47,7 @@ class DemoResult:
         performance: (U, M) measured test accuracy of every model for every user.
         tables: {regime: {method: EvaluationSummary}}.
         unseen: {method: (U, M)} scores without the user's own learnware (-inf there).
-        matches: one default `Match` a user, its own learnware not in the market.
+        matches: one default `Match` per user, its own learnware not in the market.
     """
 
     data: FashionContexts
@@ -73,54 +65,62 @@ def _silent(_: str) -> Iterator[Advance]:
     yield lambda done, total: None
 
 
+def make_space(features: np.ndarray, probe_rows: np.ndarray) -> Space:
+    """Return the market's space: the median heuristic on all pictures, and the probe set.
+
+    Args:
+        features: (N, d) of all pictures; the market's features are the first columns.
+        probe_rows: of the probe set.
+    """
+    public = features[:, :MARKET_DIMENSION]
+    return Space.from_features(SPACE_NAME, public, probe=public[probe_rows])
+
+
 def specify_developers(
-    draw: MarketDraw, parameters: Any, features: np.ndarray, kernel: Any, seed: int
+    space: Space, draw: MarketDraw, parameters: Any, features: np.ndarray
 ) -> dict[str, Specification]:
     """Return every developer's specification, by name.
 
     Args:
+        space: of the market.
         draw: the developers.
         parameters: their trained heads.
-        features: (N, d) of all pictures; the market's features are the first columns.
-        kernel: the market's kernel.
-        seed: of the reduced sets' starts.
+        features: (N, d) of all pictures.
     """
     developers = draw.developers
     specs = specify_many(
-        jax.random.key(seed),
+        space,
         [features[one.rows, :MARKET_DIMENSION] for one in developers],
         [one.labels for one in developers],
         class_names=[one.space.names for one in developers],
         teachers=[predict(parameters, i, features[one.rows]) for i, one in enumerate(developers)],
-        probe=(
-            features[draw.probe_rows, :MARKET_DIMENSION],
-            [predict(parameters, i, features[draw.probe_rows]) for i in range(len(developers))],
-        ),
-        kernel=kernel,
-        feature_space=FEATURE_SPACE,
+        probe_outputs=[
+            predict(parameters, i, features[draw.probe_rows]) for i in range(len(developers))
+        ],
     )
     return {one.name: spec for one, spec in zip(developers, specs, strict=True)}
 
 
-def make_users(users: Any, features: np.ndarray, kernel: Any) -> list[UserSpecification]:
-    """Return the specifications of users (`scenario.User`), from their labelled examples."""
+def make_users(
+    space: Space, users: Sequence[User], features: np.ndarray
+) -> list[UserSpecification]:
+    """Return the specifications of users, from their labelled examples."""
     return [
         specify_user(
+            space,
             features[user.rows, :MARKET_DIMENSION],
             user.labels,
             class_names=user.space.names,
-            kernel=kernel,
-            feature_space=FEATURE_SPACE,
         )
         for user in users
     ]
 
 
-def run(seed: int = 2023, *, stage: Callable[[str], Any] = _silent) -> DemoResult:
+def run(seed: int = 2023, *, stage: Stage = _silent) -> DemoResult:
     """Make the market, ask it for every user, and compare with the truth.
 
     Args:
-        seed: of the split, the label spaces, the training and the reduced sets.
+        seed: of the split, the label spaces and the training.
         stage: called with a description at every stage; a context manager that yields a function
             of (steps done, steps).
     """
@@ -132,20 +132,22 @@ def run(seed: int = 2023, *, stage: Callable[[str], Any] = _silent) -> DemoResul
     with stage("Training 22 models (flax)") as advance:
         parameters = train_heads(data.features, draw.developers, seed=seed, progress=advance)
     with stage("Specifying 22 models") as advance:
-        kernel = Gaussian(bandwidth=median_bandwidth(data.features[:, :MARKET_DIMENSION]))
-        specs = specify_developers(draw, parameters, data.features, kernel, seed)
-        market = Market.from_specifications(specs)
+        space = make_space(data.features, draw.probe_rows)
+        market = Market(space, specify_developers(space, draw, parameters, data.features))
         advance(1, 1)
     with stage("Measuring the truth: 22 models on 22 users' test pictures") as advance:
         tests, brute = direct_truth(parameters, draw, data.features, progress=advance)
         performance = np.stack([right.mean(axis=1) for right in tests])
     with stage("Asking the market for 22 users") as advance:
-        users = make_users(draw.users, data.features, kernel)
-        scores = {name: match(market, users, method=name).scores for name in METHODS}
+        users = make_users(space, draw.users, data.features)
+        scores = {
+            name: np.stack([found.scores for found in match(market, users, method=name)])
+            for name in METHODS
+        }
         matches = []
         alone: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
         for i, (user, learnware) in enumerate(zip(users, market.ids, strict=True)):
-            others = market.remove(learnware)
+            others = market.remove([learnware])
             for name in METHODS:
                 found = match(others, user, method=name)
                 alone[name].append(np.insert(found.scores, i, -np.inf))
