@@ -12,7 +12,7 @@ pytest.importorskip("PIL")
 pytest.importorskip("scipy")
 from PIL import Image
 
-from benchmarks import emoji as study
+from benchmarks.datasets import emoji as study
 
 THINGS = {  # subcategory -> short names
     "animal-bug": ["bug", "ant", "honeybee", "snail", "worm", "fly", "cricket"],
@@ -272,7 +272,7 @@ def test_a_stopped_extraction_goes_on_with_the_missing_domain(built, archives, m
 
 
 def test_a_missing_cache_says_how_to_build_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.emoji"):
+    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.datasets\.emoji"):
         study.load_cache(tmp_path)
 
 

@@ -3,7 +3,7 @@
 They share nothing with the feature extractor, unlike the heads of `jaxspec.applications.scenario`. What lives
 here: their training, prediction, and the truth about direct use and fine-tuning, in the forms that
 `jaxspec.applications.scenario` gives for heads. May be called: all of `__all__`. From the shell,
-``python -m benchmarks.scratch --cache DIR`` trains one market's nets and prints accuracies and
+``python -m benchmarks.studies.scratch --cache DIR`` trains one market's nets and prints accuracies and
 times.
 
 Every net takes its own jitted steps in a Python loop. On two cores that took the least processor
@@ -363,7 +363,7 @@ def _timed(record: dict[str, Any], name: str, call: Callable[[], Any]) -> Any:
 
 
 def main() -> None:
-    from benchmarks.fashion import load_cache
+    from benchmarks.datasets.fashion import load_cache
     from jaxspec.applications.scenario import draw_market
 
     parser = argparse.ArgumentParser(description="Train one market's nets from scratch.")

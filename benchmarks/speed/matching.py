@@ -1,6 +1,6 @@
 """Is the pass over a market at the machine's limit, and how far is the index ahead of it?
 
-    python -m benchmarks.yardstick_matching --output benchmarks/results/yardstick-matching
+    python -m benchmarks.speed.matching --output benchmarks/results/yardstick-matching
 
 Cases, each beside its rivals in one run (calls take turns, round by round):
 
@@ -14,7 +14,7 @@ Cases, each beside its rivals in one run (calls take turns, round by round):
     growth     time against M, m, d and Q, and of the index against M, with fitted exponents
     million    10^6 learnwares in int8: bytes held, peak memory, an exact query, an index query
 
-The learnwares are made (`benchmarks.made_market`).
+The learnwares are made (`benchmarks.markets.made_market`).
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from typing import Any
 import numpy as np
 
 import jaxspec as js
-from benchmarks import machine, made_market
-from benchmarks.yardstick import (
+from benchmarks.markets import made_market
+from benchmarks.speed import machine
+from benchmarks.speed.yardstick import (
     Side,
     Timed,
     ensure_environment,

@@ -2,7 +2,7 @@
 
 What lives here: the choice of pictures and thumbnails, the reduction of features to eight bits,
 a zip writer whose files are byte-identical on every run, and a linear probe that says what the
-data are worth. From the shell, ``python -m benchmarks.build_demo_data`` does the whole; with
+data are worth. From the shell, ``python -m benchmarks.datasets.build_demo_data`` does the whole; with
 ``--check`` it also prints the probe. It never changes the cache.
 """
 
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fashion import SEED, SOURCE, FashionStudy, build_cache, load_cache
+from benchmarks.datasets.fashion import SEED, SOURCE, FashionStudy, build_cache, load_cache
 
 __all__ = ["choose_rows", "compact", "probe_accuracy", "quantise", "write_npz"]
 
-TARGET = Path(__file__).resolve().parents[1] / "jaxspec" / "data" / "fashion_contexts.npz"
+TARGET = Path(__file__).resolve().parents[2] / "jaxspec" / "data" / "fashion_contexts.npz"
 PER_CELL = 250  # pictures of one class in one context: 250 x 10 x 11 = 27,500
 THUMBNAILS_PER_CELL = 7  # one to stand for the cell, six more for showing examples
 

@@ -2,7 +2,7 @@
 
 What lives here: the solvers that `jaxspec.specify.proxy` was chosen from, on the very problem object it
 solves, with scikit-learn's LogisticRegression beside them. From the shell,
-``python -m benchmarks.proxy [--quick] [--repeats 5] [--output proxy.json]`` prints a table and
+``python -m benchmarks.speed.proxy_solvers [--quick] [--repeats 5] [--output proxy.json]`` prints a table and
 writes JSON. Solvers take turns within each repeat, so that other load on the machine hits all;
 compile time stands apart, and CPU time is given too, which on a shared machine, with
 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false on one core, is the steadier number.

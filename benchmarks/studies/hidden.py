@@ -1,8 +1,8 @@
 """What should a specification say of a model's hidden features, and does it help fine-tuning?
 
-    python -m benchmarks.hidden --cache DIR --family fashion --first 2000 --markets 20
+    python -m benchmarks.studies.hidden --cache DIR --family fashion --first 2000 --markets 20
 
-asks on the markets of `benchmarks.identification` (heads only, the same cached truth) how often
+asks on the markets of `benchmarks.studies.identification` (heads only, the same cached truth) how often
 the truly best model comes first for users who fine-tune it. A score is R^2 of a leave-one-out
 ridge regression of the user's labels on some inputs, of total variance one, and w times the
 closeness cos(Phi_T, Phi_l) of the embeddings. The inputs:
@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 import jaxspec as js
-from benchmarks import identification
+from benchmarks.studies import identification
 from jaxspec.applications import scenario
 from jaxspec.evaluation import metrics as evaluation
 from jaxspec.specify.probe_proxy import lift, whitening

@@ -5,7 +5,7 @@ float32 matrix products at given shapes, exponentials, and memory traffic. `boun
 them into a lower bound for scoring every learnware of a market by its squared MMD. Needs nothing
 beyond jax and numpy, and nothing of the library, so that it also runs where that is not installed:
 
-    python -m benchmarks.machine --output machine.json
+    python -m benchmarks.speed.machine --output machine.json
 
 Rates are of the fastest repeat, since a limit is what is sought; medians stand beside them.
 """

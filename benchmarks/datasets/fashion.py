@@ -3,7 +3,7 @@
 What lives here: reading the 70,000 pictures, giving each picture to exactly one of eleven
 contexts, rendering it there, extracting features with EfficientNet-lite0 and the cache file
 that the benchmarks read. May be called: `build_cache`, `load_cache`, `render`, and the steps
-between. From the shell, ``python -m benchmarks.fashion --cache DIR`` does the whole and can be
+between. From the shell, ``python -m benchmarks.datasets.fashion --cache DIR`` does the whole and can be
 stopped and started again. Nothing here ever reads the network; torch is imported only by the
 extraction, scipy and pillow only by the rendering.
 """
@@ -455,7 +455,9 @@ def load_cache(cache: Path | None = None, *, images: bool = True) -> FashionStud
     """
     path = (default_cache() if cache is None else Path(cache)) / "fashion_study.npz"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; python -m benchmarks.fashion builds it")
+        raise FileNotFoundError(
+            f"{path} is missing; python -m benchmarks.datasets.fashion builds it"
+        )
     with np.load(path, allow_pickle=False) as file:
         return FashionStudy(
             features=file["features"],

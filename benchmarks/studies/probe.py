@@ -1,6 +1,6 @@
 """What should a probe proxy be? Its size, and the probe's size and kind, by measurement.
 
-    python -m benchmarks.probe --markets 4 --first 0 --cache DIR [--models scratch] [--foreign]
+    python -m benchmarks.studies.probe --markets 4 --first 0 --cache DIR [--models scratch] [--foreign]
 
 For every variant: how often the proxy names the class that the model names, on fresh pictures of
 the owner's context and of the others; and how often the truly best model comes first for
@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 import jaxspec as js
-from benchmarks.identification import (
+from benchmarks.studies.identification import (
     TRUTH_VERSION,
     StudyData,
     demo_users,
@@ -68,7 +68,7 @@ LARGEST = max(variant.probe for variant in VARIANTS)
 
 def foreign_probe(cache: Path, rng: np.random.Generator, count: int) -> tuple[Any, Any]:
     """Return features (count, 256) in the fashion projection and images of emoji pictures."""
-    from benchmarks import emoji
+    from benchmarks.datasets import emoji
 
     described, drawings = emoji.read_drawings(emoji.fetch_packages(cache / "emoji_packages"))
     raw, images = emoji.extract_features(described, drawings, cache / "emoji_domains")
@@ -93,7 +93,7 @@ class Models:
     def __call__(self, model: int, features: Any, images: Any) -> np.ndarray:
         if self.kind == "heads":
             return scenario.predict(self.parameters, model, features)
-        from benchmarks import scratch
+        from benchmarks.studies import scratch
 
         return scratch.predict_scratch(self.parameters, model, images)
 
@@ -145,7 +145,7 @@ def one_market(data: StudyData, seed: int, options: Any, kernel: Any) -> dict[st
     if options.models == "heads":
         tests, brute = scenario.direct_truth(models.parameters, market, data.features)
     else:
-        from benchmarks import scratch
+        from benchmarks.studies import scratch
 
         tests, brute = scratch.scratch_truth(models.parameters, market, data.images)
     truth = np.stack([hit.mean(axis=1) for hit in tests])

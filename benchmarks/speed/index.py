@@ -1,10 +1,10 @@
 """Which codes should an index filter by, and does it find the best? By how deep these lie.
 
-    python -m benchmarks.index --output benchmarks/results/index.json
+    python -m benchmarks.speed.index --output benchmarks/results/index.json
 
 Cases: "shifts" and "shapes" compare encodings on a market of `made_market`, whose distributions
 differ by a shift, and on one of `made_shapes` without a probe, where they differ in shape; "search"
-judges `Index.search` itself on markets of `made_shapes` (`benchmarks.index_recall`), on draws that
+judges `Index.search` itself on markets of `made_shapes` (`benchmarks.speed.index_recall`), on draws that
 chose nothing (draw 0 did). A case that is not run keeps its figures in the output.
 
 Inner products of encodings order the learnwares of a made market. The depth is how many from the
@@ -46,8 +46,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxspec as js
-from benchmarks import index_recall, made_market, made_shapes
-from benchmarks.yardstick import print_table, progress, write_json
+from benchmarks.markets import made_market, made_shapes
+from benchmarks.speed import index_recall
+from benchmarks.speed.yardstick import print_table, progress, write_json
 from jaxspec.base.padding import pad_to
 from jaxspec.index.codes import encoder_of
 from jaxspec.index.encoder import EMBEDDING, encode_users, pieces_of

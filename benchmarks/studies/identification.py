@@ -1,6 +1,6 @@
 """How often is the first recommendation the right one? The study behind the README's table.
 
-    python -m benchmarks.identification --family fashion --models heads --markets 20 --cache DIR
+    python -m benchmarks.studies.identification --family fashion --models heads --markets 20 --cache DIR
 
 draws random markets (11 contexts x 2 overlapping label spaces = 22 trained models), measures the
 accuracy of every model for every user on fresh test pictures, and ranks them by every method in
@@ -13,8 +13,8 @@ Each market's truth is kept in the cache: the run can be stopped and started aga
 homo-direct` does without fine-tuning, which takes most of the time. Markets with
 seeds 0 to 19 served to choose the scores; reported ones start at `--first 1000`. Families:
 
-    fashion   Fashion-MNIST in 11 visual contexts (`benchmarks.fashion`)
-    emoji     emoji in 11 drawing styles, split by emoji (`benchmarks.emoji`)
+    fashion   Fashion-MNIST in 11 visual contexts (`benchmarks.datasets.fashion`)
+    emoji     emoji in 11 drawing styles, split by emoji (`benchmarks.datasets.emoji`)
     a path    a folder root/domain/class/*.jpg (DomainNet, NICO, Office-Home): features are
               extracted once; ten classes are drawn for each market
 """
@@ -34,7 +34,7 @@ import jax
 import numpy as np
 
 import jaxspec as js
-from benchmarks.rivals import h_score, leep, logme, nce
+from benchmarks.studies.rivals import h_score, leep, logme, nce
 from jaxspec.applications import demo, scenario
 from jaxspec.evaluation import metrics as evaluation
 
@@ -72,7 +72,9 @@ def load_family(family: str, cache: Path, *, images: bool) -> StudyData:
     else:
         path, sizes = _folder_cache(Path(family), cache), {"developer_size": 400, "pool_size": 150}
     if not path.exists():
-        sys.exit(f"{path} is missing: run `python -m benchmarks.{family} --cache {cache}` first")
+        sys.exit(
+            f"{path} is missing: run `python -m benchmarks.datasets.{family} --cache {cache}` first"
+        )
     with np.load(path) as data:
         return StudyData(
             data["features"].astype(np.float32),
@@ -147,7 +149,7 @@ def measure_truth(
         predict, hidden, inputs = scenario.predict, scenario.hidden_features, data.features
         direct_truth, fine_tuning = scenario.direct_truth, scenario.fine_tuning_truth
     else:
-        from benchmarks import scratch
+        from benchmarks.studies import scratch
 
         assert data.images is not None
         parameters = trained_nets(data, market, seed, path.with_name(f"nets-{seed}.npz"))
@@ -180,7 +182,7 @@ def measure_truth(
 
 def trained_nets(data: StudyData, market: scenario.MarketDraw, seed: int, path: Path) -> Any:
     """Return the parameters of a market's small nets, from their file where there is one."""
-    from benchmarks import scratch
+    from benchmarks.studies import scratch
 
     layers = [f"convolution_{i}" for i in range(len(scratch.CHANNELS))] + ["output"]
     if not path.exists():

@@ -1,6 +1,6 @@
 """Which block sizes the fused kernel of `jaxspec.scoring.pallas_pass` should have on this GPU, against XLA.
 
-    python -m benchmarks.fused_blocks [--output FILE] [--quick] [--no-xla]
+    python -m benchmarks.speed.fused_blocks [--output FILE] [--quick] [--no-xla]
 
 Times the products of made markets (m = 50) with one user's mean embedding (m_T = 50) for every
 block size of `SIZES`, beside the pass that XLA compiles, and prints by how much the two differ.
@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import machine, made_market
-from benchmarks.device_market import make_on_device
+from benchmarks.markets import made_market
+from benchmarks.markets.device_market import make_on_device
+from benchmarks.speed import machine
 from jaxspec.matching.match import stack_users
 from jaxspec.scoring.embedding_pass import embedding_products, pack_columns
 from jaxspec.scoring.pallas_pass import Blocks, fused_products

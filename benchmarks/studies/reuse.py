@@ -1,6 +1,6 @@
 """What does a user gain who tries the short list, and one whose classes no model covers?
 
-    python -m benchmarks.reuse --cache DIR --markets 20 --output reuse.json
+    python -m benchmarks.studies.reuse --cache DIR --markets 20 --output reuse.json
 
 draws markets of trained heads on Fashion-MNIST in 11 contexts (`jaxspec.applications.scenario`) and measures,
 on fresh test pictures:
@@ -30,7 +30,7 @@ import jax
 import numpy as np
 
 import jaxspec as js
-from benchmarks.fashion import load_cache
+from benchmarks.datasets.fashion import load_cache
 from jaxspec.applications import demo, scenario
 from jaxspec.evaluation import metrics as evaluation
 from jaxspec.reuse import reuse

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.machine import describe
+from benchmarks.speed.machine import describe
 
 REQUIREMENTS = ("learnware==0.4.0.post1", "torch==2.13.0", "fast_pytorch_kmeans==0.2.2")
 SIDE = Path(__file__).with_name("learnware_side.py")

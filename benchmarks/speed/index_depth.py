@@ -1,10 +1,10 @@
 """How many candidates an index asks for, by two estimates, and how many users needed.
 
-    python -m benchmarks.index_depth [--keep FOLDER] [--samples 16384 4096] [--users 64] [--quick]
+    python -m benchmarks.speed.index_depth [--keep FOLDER] [--samples 16384 4096] [--users 64] [--quick]
 
 Estimates from a sample of a market: drawn (`index_filter.drawn_depths`), and the depth of the
 sample's best three in proportion. Made learnwares, or with --keep the market of real specifications
-that `benchmarks.real_market --keep FOLDER` put there; users of known class names and of others. The
+that `benchmarks.markets.real_market --keep FOLDER` put there; users of known class names and of others. The
 exact pass judges.
 """
 
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 import jaxspec as js
-from benchmarks import made_market, real_market
-from benchmarks.device_market import make_on_device
-from benchmarks.index_recall import _guesses, _parts
-from benchmarks.yardstick import print_table, progress
+from benchmarks.markets import made_market, real_market
+from benchmarks.markets.device_market import make_on_device
+from benchmarks.speed.index_recall import _guesses, _parts
+from benchmarks.speed.yardstick import print_table, progress
 from jaxspec.index import filter as index_filter
 from jaxspec.index.index import SAFETY
 

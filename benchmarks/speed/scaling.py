@@ -1,8 +1,8 @@
 """How a query's time scales over devices, over processes, and over blocks of a market on disk.
 
-    python -m benchmarks.scaling --output benchmarks/results/scaling.json
+    python -m benchmarks.speed.scaling --output benchmarks/results/scaling.json
 
-Cases; learnwares are made (`benchmarks.made_market`, m = 50, d = 64), the query is `js.top_k` for
+Cases; learnwares are made (`benchmarks.markets.made_market`, m = 50, d = 64), the query is `js.top_k` for
 the best ten by embeddings ("rkme") and by the default score, for 1 and 16 users:
 
     devices    a market spread over K = 1, 2, 4, 8 devices: strong (N learnwares in all) and weak
@@ -49,8 +49,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 import jaxspec as js
-from benchmarks import machine, made_market
-from benchmarks.yardstick import Timed, print_table, progress, take_turns, write_json
+from benchmarks.markets import made_market
+from benchmarks.speed import machine
+from benchmarks.speed.yardstick import Timed, print_table, progress, take_turns, write_json
 from jaxspec.files.reader import Blocks, Folder
 from jaxspec.market.market import ROW_FIELDS
 from jaxspec.stream.blocks import CLASSES, EMBEDDING
@@ -220,8 +221,8 @@ def run_children(task: str, jobs: Sequence[Record], **environment: str) -> list[
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / f"{which}.txt" for which in range(len(jobs))]
         replies = [path.with_suffix(".json") for path in said]
-        call = [sys.executable, "-m", "benchmarks.scaling", "--child"]
-        where, variables = Path(__file__).parents[1], {**os.environ, **environment}
+        call = [sys.executable, "-m", "benchmarks.speed.scaling", "--child"]
+        where, variables = Path(__file__).parents[2], {**os.environ, **environment}
         try:
             for job, path, reply in zip(jobs, said, replies, strict=True):
                 whole = [*call, json.dumps({**job, "task": task, "reply": str(reply)})]

@@ -1,6 +1,6 @@
 """An index over a large market of real specifications: what it finds, how deep, how fast.
 
-    python -m benchmarks.real_market [--learnwares 100000] [--users 64] [--output FILE]
+    python -m benchmarks.markets.real_market [--learnwares 100000] [--users 64] [--output FILE]
         [--keep FOLDER] [--quick]
 
 Learnwares are specified on the pictures of the embedded demo data (ten garments, eleven visual
@@ -24,9 +24,9 @@ import jax
 import numpy as np
 
 import jaxspec as js
-from benchmarks import machine
-from benchmarks.index_recall import judge
-from benchmarks.yardstick import progress
+from benchmarks.speed import machine
+from benchmarks.speed.index_recall import judge
+from benchmarks.speed.yardstick import progress
 from jaxspec.applications.demo_data import load_fashion_contexts
 
 ROWS, POINTS, CLASSES, PER_CLASS, SPACES = 200, 50, 5, 10, 60

@@ -4,11 +4,11 @@ What lives here: getting the pictures with npm, merging Unicode's subcategories 
 dealing every emoji to the developers or to the users, rendering it in eleven domains, extracting
 features with EfficientNet-lite0 and the cache file that the benchmarks read. May be called:
 `build_cache`, `load_cache`, `transfer`, and the steps between. From the shell,
-``python -m benchmarks.emoji --cache DIR`` does the whole, can be stopped and started again, and
+``python -m benchmarks.datasets.emoji --cache DIR`` does the whole, can be stopped and started again, and
 with ``--table`` prints counts and linear probes. Only `fetch_packages` uses the network, through
 npm; torch, pillow, resvg_py and sklearn are imported by the functions that need them.
 
-Unlike the contexts of `benchmarks.fashion`, the shift between the five styles is not made here:
+Unlike the contexts of `benchmarks.datasets.fashion`, the shift between the five styles is not made here:
 other hands drew the same things. Each emoji appears once in every domain, and its side holds in
 all of them: no user meets a thing that a developer has seen, be it in another style.
 
@@ -35,7 +35,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fashion import (
+from benchmarks.datasets.fashion import (
     SIDE,
     default_cache,
     load_extractor,
@@ -525,7 +525,7 @@ def build_cache(cache: Path | None = None) -> Path:
     `feature_directions` (1280, 256), which takes new pictures to the same features.
 
     Args:
-        cache: folder; `benchmarks.fashion.default_cache` when None.
+        cache: folder; `benchmarks.datasets.fashion.default_cache` when None.
 
     Returns:
         the path of the file.
@@ -562,7 +562,7 @@ def load_cache(cache: Path | None = None, *, images: bool = True) -> EmojiStudy:
     """Read the cache that `build_cache` made.
 
     Args:
-        cache: folder; `benchmarks.fashion.default_cache` when None.
+        cache: folder; `benchmarks.datasets.fashion.default_cache` when None.
         images: whether to read the renderings.
 
     Raises:
@@ -570,7 +570,7 @@ def load_cache(cache: Path | None = None, *, images: bool = True) -> EmojiStudy:
     """
     path = (default_cache() if cache is None else Path(cache)) / "emoji_study.npz"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; python -m benchmarks.emoji builds it")
+        raise FileNotFoundError(f"{path} is missing; python -m benchmarks.datasets.emoji builds it")
     with np.load(path, allow_pickle=False) as file:
         arrays = ("features", "labels", "contexts", "emoji", "side")
         names = ("class_names", "context_names", "emoji_names")

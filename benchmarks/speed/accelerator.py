@@ -3,10 +3,10 @@
 On a GPU, a TPU or a CPU, with jax, flax, optax, orbax-checkpoint and numpy (pytest and scipy for
 the tests, which are left out without them):
 
-    python -m benchmarks.accelerator [--output benchmarks/results] [--quick]
+    python -m benchmarks.speed.accelerator [--output benchmarks/results] [--quick]
                                      [--minutes 25] [--only tests markets ...]
 
-Runs the correctness tests; measures the device's own limits (`benchmarks.machine`), the making of
+Runs the correctness tests; measures the device's own limits (`benchmarks.speed.machine`), the making of
 specifications, the exact pass over markets of 10^5 and 10^6 learnwares, by XLA and by the fused
 kernel, and the search of an index. Every figure is the first call (which compiles), the fastest
 and the median of later ones; ratios are of the fastest to a bound, 1 being the limit. What fails,
@@ -40,9 +40,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxspec as js
-from benchmarks import machine, made_market
-from benchmarks.device_market import make_on_device
-from benchmarks.fused_blocks import by_xla, fused
+from benchmarks.markets import made_market
+from benchmarks.markets.device_market import make_on_device
+from benchmarks.speed import machine
+from benchmarks.speed.fused_blocks import by_xla, fused
 from jaxspec.base.low_precision import PARTS
 from jaxspec.kernels.kernels import distances
 from jaxspec.market.arrays import ROW_FIELDS, decode_points
@@ -170,7 +171,7 @@ def run_tests(names: tuple[str, ...], seconds: float) -> dict[str, Any]:
     """Run the tests, so many seconds, in a process before this one takes the device."""
     if importlib.util.find_spec("pytest") is None:
         return {"left out": "no pytest"}
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     files, missing = [], []
     for name in names:
         path = root / "tests" / f"test_{name}.py"

@@ -6,7 +6,7 @@ error (squared MMD over the squared norm of the data's embedding, by float64 num
 and median time after compilation, and the compilation. Repeats go round over the methods, so that
 another load on the machine falls on all of them alike.
 
-    python -m benchmarks.reduced_set --data digits mnist batch --repeats 5 --output reduced_set.json
+    python -m benchmarks.speed.optimisers --data digits mnist batch --repeats 5 --output reduced_set.json
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `Index.search` finds of the exact best ten, where filtering is hard: `benchmarks.index`.
+"""What `Index.search` finds of the exact best ten, where filtering is hard: `benchmarks.speed.index`.
 
 Markets of `made_shapes` with and without a probe, asked by users of known class names, for direct
 use, and by users of other class names, for fine-tuning. Everything is the library's: `search` says
@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 import jaxspec as js
-from benchmarks import made_shapes
-from benchmarks.yardstick import progress
+from benchmarks.markets import made_shapes
+from benchmarks.speed.yardstick import progress
 from jaxspec.index.filter import TOP
 from jaxspec.index.search import features_of
 from jaxspec.matching.match import stack_users

@@ -12,7 +12,7 @@ Linear proxies (n=1000, d=64, C=5), a batch of 256, by `fit_proxies` and scikit-
 run and in turns. The error is the squared MMD to the data's mean embedding over the squared norm
 of that embedding, by float64 numpy; the first call, with compilation, stands apart.
 
-    python -m benchmarks.yardstick_specifications --learnware DIR \
+    python -m benchmarks.speed.specifications --learnware DIR \
         --output benchmarks/results/yardstick-specifications
 
 DIR is where an environment for the `learnware` package is, or is made; without it the package's
@@ -37,7 +37,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
 import jaxspec as js
-from benchmarks.yardstick import (
+from benchmarks.speed.yardstick import (
     Row,
     Side,
     Timed,
