@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxspec import evaluation
+from jaxspec.evaluation import bootstrap
 
 
 def test_bootstrap_interval_agrees_with_the_normal_approximation():
@@ -83,6 +84,6 @@ def test_masked_values_are_refused_by_name():
 def test_an_interval_of_resamples_in_many_batches_agrees_with_one_batch(monkeypatch):
     values = np.random.default_rng(0).normal(size=(30, 2))
     together = evaluation.bootstrap_interval(values, rng=np.random.default_rng(1), repeats=20_000)
-    monkeypatch.setattr("jaxspec.evaluation.bootstrap.RESAMPLED_NUMBERS", 600)
+    monkeypatch.setattr(bootstrap, "RESAMPLED_NUMBERS", 600)
     apart = evaluation.bootstrap_interval(values, rng=np.random.default_rng(1), repeats=20_000)
     np.testing.assert_allclose(apart, together, atol=0.02)
