@@ -52,9 +52,9 @@ def bootstrap_interval(
         `Interval(lower, upper)`, each of shape `values.shape[1:]`.
 
     Raises:
-        TypeError: if values are not numeric or are masked, or rng is not a numpy Generator.
-        ValueError: if values are not finite, there are fewer than two markets, or level is not
-            between 0 and 1.
+        TypeError: if values are not numeric, or rng is not a numpy Generator.
+        ValueError: if values are not finite or are masked, there are fewer than two markets, or
+            level is not between 0 and 1.
     """
     numbers = as_real_array("values", values)
     draws = as_size("repeats", repeats)

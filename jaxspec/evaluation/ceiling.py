@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxspec.base.checks import as_size
-from jaxspec.evaluation.inputs import as_counts, check_generator, refuse_mask
+from jaxspec.base.foreign_arrays import to_numpy
+from jaxspec.evaluation.inputs import as_counts, check_generator
 from jaxspec.evaluation.ranking import EvaluationSummary, summarize
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def split_half_ceiling(
         Means over repeats, then over users (every user has the same weight).
 
     Raises:
-        TypeError: if `correct` is not boolean or is masked, or rng is not a numpy Generator.
-        ValueError: if shapes are wrong or empty, or a user has fewer than 2 examples.
+        TypeError: if `correct` is not boolean, or rng is not a numpy Generator.
+        ValueError: if shapes are wrong or empty, entries are masked, or a user has fewer than 2
+            examples.
     """
     users = _checked_correct(correct)
     sizes = as_counts("ks", ks)
@@ -71,11 +73,10 @@ def _checked_correct(
     correct: Bool[np.ndarray, "Q M T"] | Sequence[Bool[np.ndarray, "M T"]],
 ) -> list[Bool[np.ndarray, "M T"]]:
     """Return one boolean (M, T) array per user."""
-    refuse_mask("correct", correct)
     if isinstance(correct, (list, tuple)):
-        users = [np.asarray(user) for user in correct]
+        users = [to_numpy("correct", user) for user in correct]
     else:
-        stacked = np.asarray(correct)
+        stacked = to_numpy("correct", correct)
         if stacked.ndim != 3:
             raise ValueError(
                 f"correct: expected (Q, M, T) or a list of (M, T) arrays, got shape {stacked.shape}"

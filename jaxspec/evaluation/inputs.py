@@ -13,37 +13,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxspec.base.checks import as_size
+from jaxspec.base.foreign_arrays import to_numpy
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
     from numpy.typing import ArrayLike
 
-__all__ = ["as_counts", "as_real_array", "as_score_pair", "check_generator", "refuse_mask"]
-
-
-def refuse_mask(name: str, value: object) -> None:
-    """Raise a TypeError if `value`, or an entry of a list, is a masked array.
-
-    numpy drops the mask when it converts a masked array, and the hidden numbers become data.
-    """
-    parts = value if isinstance(value, (list, tuple)) else (value,)
-    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
-        raise TypeError(
-            f"{name}: expected an array without a mask, got a masked array; "
-            "fill or drop the masked entries first"
-        )
+__all__ = ["as_counts", "as_real_array", "as_score_pair", "check_generator"]
 
 
 def as_real_array(name: str, value: ArrayLike) -> Float64[np.ndarray, ...]:
     """Return `value` as a float64 array without NaN."""
-    refuse_mask(name, value)
-    try:
-        array = np.asarray(value)
-        if array.dtype.kind in "cOSUMm":
-            raise TypeError(f"dtype {array.dtype}")
-        numbers = array.astype(np.float64)
-    except (TypeError, ValueError, RuntimeError) as error:  # torch refuses with a RuntimeError
-        raise TypeError(f"{name}: expected an array of real numbers, got {error}") from None
+    array = to_numpy(name, value)
+    if array.dtype.kind in "cOSUMm":
+        raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}")
+    numbers = array.astype(np.float64)
     if np.isnan(numbers).any():
         raise ValueError(f"{name}: expected no NaN, got {int(np.isnan(numbers).sum())}")
     return numbers

@@ -40,8 +40,8 @@ def kendall_taus(scores: ArrayLike, performance: ArrayLike) -> Float64[np.ndarra
         (Q,) values in [-1, 1]; Q = 1 for one user.
 
     Raises:
-        TypeError: if an input is not numeric or is masked.
-        ValueError: if shapes disagree or are empty, or values are NaN.
+        TypeError: if an input is not numeric.
+        ValueError: if shapes disagree or are empty, or values are NaN or masked.
     """
     given, truth = as_score_pair(scores, performance)
     taus = np.zeros(len(given))

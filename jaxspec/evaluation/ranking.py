@@ -65,8 +65,8 @@ def hit_at_k(scores: ArrayLike, performance: ArrayLike, k: int) -> Float64[np.nd
         (Q,) values in [0, 1], one per user; Q = 1 for one user.
 
     Raises:
-        TypeError: if an input is not numeric or is masked, or k is not an integer.
-        ValueError: if shapes disagree or are empty, values are NaN, or k < 1.
+        TypeError: if an input is not numeric, or k is not an integer.
+        ValueError: if shapes disagree or are empty, values are NaN or masked, or k < 1.
     """
     given, truth = as_score_pair(scores, performance)
     size = as_size("k", k)
@@ -109,8 +109,8 @@ def regrets(scores: ArrayLike, performance: ArrayLike) -> Float64[np.ndarray, " 
         (Q,) values, never negative, in units of `performance`; Q = 1 for one user.
 
     Raises:
-        TypeError: if an input is not numeric or is masked.
-        ValueError: if shapes disagree or are empty, or values are NaN.
+        TypeError: if an input is not numeric.
+        ValueError: if shapes disagree or are empty, or values are NaN or masked.
     """
     given, truth = as_score_pair(scores, performance)
     top = given == given.max(axis=1, keepdims=True)

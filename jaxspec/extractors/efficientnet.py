@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from jaxspec.base.checks import as_size
+from jaxspec.base.foreign_arrays import to_numpy
 from jaxspec.extractors.optional_imports import import_optional
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def efficientnet_features(
         TypeError: if pictures are not uint8.
         ValueError: if their shape or the name of the normalization is wrong.
     """
-    stack = np.asarray(pictures)
+    stack = to_numpy("pictures", pictures)
     if stack.dtype != np.uint8:
         raise TypeError(f"pictures: expected uint8 in 0..255, got dtype {stack.dtype}")
     if stack.ndim != 4 or stack.shape[1] != stack.shape[2] or stack.shape[3] != 3:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxspec.base.checks import as_size
+from jaxspec.base.foreign_arrays import to_numpy
 from jaxspec.extractors.optional_imports import import_optional
 
 if TYPE_CHECKING:
@@ -135,9 +136,9 @@ def load_pictures(
 
     Raises:
         ImportError: if Pillow is not installed (extra `bench`).
-        TypeError: if indices, size or background are not integers, or indices are masked.
-        ValueError: if an index or a colour is out of range, size < 1, or a picture cannot be read
-            (the message names the file).
+        TypeError: if indices, size or background are not integers.
+        ValueError: if an index or a colour is out of range, indices are masked, size < 1, or a
+            picture cannot be read (the message names the file).
     """
     pillow = import_optional("PIL.Image", PILLOW), import_optional("PIL.ImageOps", PILLOW)
     side = as_size("size", size)
@@ -202,9 +203,7 @@ def _indices(names: Iterable[str], vocabulary: tuple[str, ...]) -> Int32[np.ndar
 
 
 def _checked_indices(indices: ArrayLike, count: int) -> Int32[np.ndarray, " n"]:
-    if isinstance(indices, np.ma.MaskedArray):
-        raise TypeError("indices: expected an array without a mask, got a masked array")
-    rows = np.asarray(indices)
+    rows = to_numpy("indices", indices)
     if rows.size and not np.issubdtype(rows.dtype, np.integer):
         raise TypeError(f"indices: expected integers, got dtype {rows.dtype}")
     if rows.ndim != 1:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.base.checks import as_features, as_size, is_concrete
+from jaxspec.base.foreign_arrays import to_numpy
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Float64
@@ -53,7 +54,7 @@ class Projection:
         dtype = checked.dtype
         directions = (self.scale * self.directions).astype(dtype)
         if is_concrete(checked):
-            rows = _unrounded(features, checked)
+            rows = _unrounded(features, np.asarray(checked))
             projected = np.empty((len(rows), directions.shape[1]), dtype)
             start = 0
             for centred in _centred_blocks(rows, self.origin):
@@ -88,7 +89,7 @@ def center_and_project(features: ArrayLike, *, components: int) -> Projection:
         ValueError: if features are not finite or not (n, d), or they span fewer than c
             directions around their mean.
     """
-    rows = _unrounded(features, as_features("features", features, copy=False))
+    rows = _unrounded(features, np.asarray(as_features("features", features, copy=False)))
     kept = as_size("components", components)
     count, dimension = rows.shape
     origin = rows.mean(axis=0, dtype=np.float64)
@@ -115,8 +116,8 @@ def center_and_project(features: ArrayLike, *, components: int) -> Projection:
 
 def _unrounded(features: ArrayLike, checked: Float[np.ndarray, "n d"]) -> np.ndarray:
     """Return the features as they were given: the checked copy has lost digits to float32."""
-    rows = np.asarray(features)
-    return rows if rows.dtype.kind in "fiu" else checked
+    rows = to_numpy("features", features)
+    return rows if rows.dtype.kind in "fiub" else checked
 
 
 def _centred_blocks(rows: np.ndarray, origin: Float64[np.ndarray, " d"]) -> Iterator[np.ndarray]:

@@ -15,7 +15,7 @@ import scipy
 
 from jaxspec.base.checks import as_features, as_labels, as_size
 from jaxspec.matching.match import Match
-from jaxspec.reuse.models import Models, as_plain_array, check_match, run_model
+from jaxspec.reuse.models import Models, check_match, run_model
 from jaxspec.reuse.team_inputs import Scaling, block_scalings, stack_blocks, team_blocks
 from jaxspec.reuse.validated_proxy import fit_validated_proxy
 from jaxspec.specify.proxy import Proxy
@@ -109,7 +109,6 @@ def assemble(
     check_match(result)
     names = result.class_names
     features = np.asarray(as_features("features", features))
-    labels = as_plain_array("labels", labels)
     labels = as_labels(
         "labels", labels, rows=len(features), num_classes=len(names), every_class=True
     )

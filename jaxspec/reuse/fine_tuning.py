@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.base.checks import as_labels, as_size
+from jaxspec.base.foreign_arrays import to_numpy
 from jaxspec.reuse.folds import stratified_folds
-from jaxspec.reuse.models import as_plain_array
 
 if TYPE_CHECKING:
     import optax
@@ -99,7 +99,6 @@ def fine_tune(
     rows = inputs.shape[0] if inputs.ndim else 0
     if rows == 0:
         raise ValueError(f"inputs: expected at least one example, got shape {inputs.shape}")
-    labels = as_plain_array("labels", labels)
     labels = np.asarray(as_labels("labels", labels, rows=rows, num_classes=classes))
     shape = jax.eval_shape(apply, parameters, inputs).shape
     if len(shape) != 2 or shape[0] != rows or (not new_head and shape[1] != classes):
@@ -124,9 +123,12 @@ def fine_tune(
 
 
 def _on_jax(inputs: ArrayLike | Array) -> Array:
-    return (
-        inputs if isinstance(inputs, jax.Array) else jnp.asarray(as_plain_array("inputs", inputs))
-    )
+    if isinstance(inputs, jax.Array):  # also a tracer, when a tuned model is called under jit
+        return inputs
+    array = to_numpy("inputs", inputs)
+    if array.dtype == object:
+        raise ValueError(f"inputs: expected an array, got {inputs!r:.80}")
+    return jnp.asarray(array)
 
 
 @functools.cache  # a new optimiser would be a new static argument, and compile everything again

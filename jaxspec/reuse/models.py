@@ -1,8 +1,7 @@
-"""What a model is, how one is run, and the checks of arguments that the reuse functions share.
+"""What a model is, how one is run, and the check of the match that the reuse functions share.
 
-`run_model` runs one model and checks its probabilities; `as_plain_array` converts labels and inputs
-of any array library to numpy; `check_match` checks the answer of a market. Nothing here keeps a
-model or its outputs.
+`run_model` runs one model and checks its probabilities; `check_match` checks the answer of a
+market. Nothing here keeps a model or its outputs.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from jaxspec.matching.match import Match
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Model", "Models", "as_plain_array", "check_match", "run_model"]
+__all__ = ["Model", "Models", "check_match", "run_model"]
 
 Model = Callable[[Any], Any]
 Models = Mapping[str, Model] | Callable[[str, Any], Any]
@@ -31,29 +30,6 @@ def check_match(result: Match) -> None:
             f"result: expected the Match of one user, got {type(result).__name__}; "
             "match returns a list of them for a sequence of users"
         )
-
-
-def as_plain_array(name: str, value: Any) -> np.ndarray:
-    """Return `value` (a numpy or jax array, a torch tensor, a list) as a numpy array.
-
-    Raises:
-        TypeError: a masked array, a tensor that needs a gradient, or nothing that numpy converts.
-        ValueError: an object that is not an array.
-    """
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected an array without a mask, got a masked array")
-    if getattr(value, "requires_grad", False):
-        raise TypeError(
-            f"{name}: expected an array of plain numbers, got a tensor that needs a gradient; "
-            "pass tensor.detach()"
-        )
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name}: expected an array, got {value!r:.80}: {error}") from None
-    if array.dtype == object:
-        raise ValueError(f"{name}: expected an array, got {value!r:.80}")
-    return array
 
 
 def run_model(
@@ -82,5 +58,4 @@ def run_model(
     else:
         raise TypeError(f"models: expected a mapping or a function, got {type(models).__name__}")
     name = f"models[{learnware!r}]"
-    outputs = as_plain_array(name, outputs)
     return np.asarray(as_probabilities(name, outputs, rows=rows, num_classes=classes))

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxspec.base.checks import as_features, as_labels, as_size
 from jaxspec.matching.match import Match
-from jaxspec.reuse.models import Model, Models, as_plain_array, check_match, run_model
+from jaxspec.reuse.models import Model, Models, check_match, run_model
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -155,8 +155,7 @@ def try_short_list(
     if not 0 <= prior_examples < np.inf:
         raise ValueError(f"prior_examples: expected a number >= 0, got {prior_examples}")
     user_classes = len(result.class_names)
-    labels = as_plain_array("labels", labels)
-    labels = np.asarray(as_labels("labels", labels, rows=labels.size, num_classes=user_classes))
+    labels = np.asarray(as_labels("labels", labels, num_classes=user_classes))
     if not len(labels):
         raise ValueError("labels: expected at least one example, got none")
     scores = np.asarray(result.scores)

@@ -15,7 +15,6 @@ import scipy
 from jaxspec.base.checks import as_features, as_labels, as_size
 from jaxspec.base.padding import bucket, pad_to
 from jaxspec.reuse.folds import stratified_folds
-from jaxspec.reuse.models import as_plain_array
 from jaxspec.specify.proxy import Proxy, fit_proxies
 
 if TYPE_CHECKING:
@@ -69,7 +68,6 @@ def fit_validated_proxy(
     rows, columns = features.shape
     classes = as_size("num_classes", num_classes, minimum=2)
     folds = as_size("folds", folds, minimum=2)
-    labels = as_plain_array("labels", labels)
     labels = np.asarray(
         as_labels("labels", labels, rows=rows, num_classes=classes, every_class=True)
     )

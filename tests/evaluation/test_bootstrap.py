@@ -77,7 +77,7 @@ def test_a_seed_in_place_of_a_generator_is_refused():
 
 def test_masked_values_are_refused_by_name():
     values = np.ma.masked_values([0.5, -999.0, 0.7], -999.0)
-    with pytest.raises(TypeError, match="values: .* got a masked array"):
+    with pytest.raises(ValueError, match="values: .* got a masked array"):
         evaluation.bootstrap_interval(values, rng=np.random.default_rng(0))
 
 

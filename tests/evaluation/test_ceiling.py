@@ -96,6 +96,7 @@ def test_a_seed_in_place_of_a_generator_is_refused():
 
 def test_masked_correctness_tables_are_refused_by_name():
     correct = np.ma.array(np.ones((2, 3, 4), dtype=bool), mask=False)
+    correct[:, 0, 1] = np.ma.masked
     for masked in (correct, list(correct)):
-        with pytest.raises(TypeError, match="correct: .* got a masked array"):
+        with pytest.raises(ValueError, match="correct: .* got a masked array"):
             evaluation.split_half_ceiling(masked, rng=np.random.default_rng(0))

@@ -311,7 +311,7 @@ def test_a_background_that_is_not_a_colour_is_refused_by_name(tree, background, 
 
 
 def test_masked_indices_are_refused_by_name(tree):
-    with pytest.raises(TypeError, match="indices: .* got a masked array"):
+    with pytest.raises(ValueError, match="indices: .* got a masked array"):
         load_pictures(scan_domains(tree), np.ma.array([0, 1], mask=[False, True]), 8)
 
 

@@ -174,3 +174,11 @@ def test_rows_are_projected_alike_in_one_block_and_in_many(monkeypatch):
     apart = center_and_project(rows, components=3)
     np.testing.assert_allclose(apart.directions, together.directions, atol=1e-9)
     np.testing.assert_allclose(apart.apply(rows), together.apply(rows), atol=1e-6)
+
+
+def test_masked_features_are_refused_by_name():
+    rows = np.ma.masked_greater(correlated(), 1.5)
+    projection = center_and_project(correlated(), components=3)
+    for call in (projection.apply, lambda z: center_and_project(z, components=3)):
+        with pytest.raises(ValueError, match="features: .* masked array"):
+            call(rows)
