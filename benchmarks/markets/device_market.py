@@ -1,8 +1,8 @@
-"""The markets of `made_market`, drawn where they are scored: a million learnwares in seconds.
+"""The markets of `made_market`, drawn on the device that scores them: a million in seconds.
 
-A compiled function fills the market's arrays block by block, so that nothing of their size is ever
-drawn, encoded or copied on the host. The distribution is that of `made_market.stacked`, the numbers
-are not: they come from jax's generator.
+A compiled function fills the arrays of the market block by block, so that nothing of their size is
+drawn, encoded or copied on the host. The distribution is that of `made_market`, the numbers are
+not: they come from the generator of jax. May be called: `make_on_device`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCK_BYTES = 1 << 28  # float32 points that are drawn at a time
 
 
 def _as_stored(values: Any, dtype: Any) -> Any:
-    """Return values as a market keeps them."""
+    """Return values in the type that a market stores."""
     return (rounded(values) if dtype == jnp.bfloat16 else values).astype(dtype)
 
 
@@ -84,18 +84,18 @@ def _rows(
 def make_on_device(
     world: World,
     count: int,
-    storage: str,
     *,
+    storage: str = "float32",
     size: int = 50,
     progress: Callable[[int, int], None] | None = None,
 ) -> Market:
-    """Return a market of `count` made learnwares, without spare slots, on the default device.
+    """Return a market of `count` made learnwares without spare rows, on the default device.
 
     Args:
         world: what they are drawn from.
         count: learnwares.
         storage: a key of `STORAGES`.
-        size: points of a learnware.
+        size: points per learnware.
         progress: called with (learnwares done, learnwares).
     """
     held = Storage(storage)
@@ -108,7 +108,7 @@ def make_on_device(
     ]
     block = max(1, min(count, BLOCK_BYTES // (4 * size * world.dimension)))
     blocks = next(n for n in range(-(-count // block), count + 1) if count % n == 0)
-    block = count // blocks  # all of one length: one compilation
+    block = count // blocks  # one length for all blocks, so that one compilation serves them
     rows: dict[str, Any] | None = None
     for i in range(blocks):
         key = jax.random.fold_in(jax.random.key(1), i)

@@ -1,9 +1,11 @@
-"""Large made markets, for timing and for the index: learnwares of many contexts and label spaces.
+"""Large made markets whose distributions differ by a shift, for timing and for the index.
 
 A context moves thirty class prototypes by an offset in twelve directions and bends each of them a
-little; a learnware has its own mixture of two contexts, five of the classes, m points around them
-and class vectors along them. Users are made the same way from mixtures that no learnware has. It is
-no substitute for real data: `benchmarks.studies.identification` is about those.
+little. A learnware has its own mixture of two contexts, five of the classes, m points around them,
+and class vectors along them. Users are made in the same way, from mixtures that no learnware has.
+`make_world` draws the prototypes and `make_market` and `make_users` draw from them on the host;
+`device_market` draws the same distribution on the device. This is no substitute for real data,
+which `benchmarks.studies.identification` is about.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from typing import Any
 import numpy as np
 
 import jaxspec as js
+from benchmarks.markets.batches import Batch, market_of, specification_of
 
-__all__ = ["World", "make_market", "make_users", "make_world", "stacked"]
+__all__ = ["World", "class_names", "make_market", "make_users", "make_world", "reduced_sets"]
 
 CLASSES, PER_TASK, CONTEXTS, SPACES = 30, 5, 200, 60
+NOISE = 6.0  # length of a point's distance to its class, typically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,24 +30,35 @@ class World:
     """What all learnwares and users are drawn from."""
 
     prototypes: np.ndarray  # (CONTEXTS, CLASSES, d)
-    spaces: np.ndarray  # (SPACES, PER_TASK) classes of a label space
-    kernel: Any
-    dimension: int
+    spaces: np.ndarray  # (SPACES, PER_TASK): the classes of every label space
+    space: js.Space
+
+    @property
+    def dimension(self) -> int:
+        """The dimension d of the features."""
+        return self.prototypes.shape[2]
 
 
 def make_world(dimension: int = 64, seed: int = 0) -> World:
     """Draw prototypes and label spaces."""
     rng = np.random.default_rng(seed)
-    basis = rng.normal(size=(12, dimension)) / np.sqrt(dimension)
+    root = np.sqrt(dimension)
+    basis = rng.normal(size=(12, dimension)) / root
     offsets = 6.0 * rng.normal(size=(CONTEXTS, 12)) @ basis
-    classes = rng.normal(size=(CLASSES, dimension)) / np.sqrt(dimension) * 8.0
-    bends = rng.normal(size=(CONTEXTS, CLASSES, dimension)) / np.sqrt(dimension) * 3.0
+    classes = rng.normal(size=(CLASSES, dimension)) / root * 8.0
+    bends = rng.normal(size=(CONTEXTS, CLASSES, dimension)) / root * 3.0
     prototypes = classes + offsets[:, None] + bends
     spaces = np.stack([rng.permutation(CLASSES)[:PER_TASK] for _ in range(SPACES)])
     flat = prototypes[:20].reshape(-1, dimension)
-    noisy = flat + rng.normal(size=flat.shape) / np.sqrt(dimension) * 6.0
+    noisy = flat + rng.normal(size=flat.shape) / root * NOISE
     kernel = js.Gaussian(bandwidth=js.median_bandwidth(noisy.astype(np.float32)))
-    return World(prototypes.astype(np.float32), spaces, kernel, dimension)
+    space = js.Space("made", kernel, dimension=dimension)
+    return World(prototypes.astype(np.float32), spaces, space)
+
+
+def class_names(world: World, space: int) -> tuple[str, ...]:
+    """Return the class names of a label space."""
+    return tuple(f"class {c}" for c in world.spaces[space])
 
 
 def _tasks(
@@ -59,51 +74,49 @@ def _tasks(
     means = (1 - mix) * first + mix * second
     noise = rng.standard_normal((count, size, world.dimension), np.float32)
     labels = np.arange(size) % PER_TASK
-    return space, means, means[:, labels] + noise * (6.0 / np.sqrt(world.dimension))
+    return space, means, means[:, labels] + noise * (NOISE / np.sqrt(world.dimension))
 
 
-def stacked(
-    world: World, count: int, *, size: int = 50, seed: int = 1, batch: int = 4096
-) -> Iterator[tuple[list[str], js.Specification]]:
-    """Yield (ids, stacked specification) of `count` learnwares in all.
-
-    A batch is sorted by label space, so that each stacked specification has one.
-    """
+def _drawn(
+    world: World, count: int, size: int, seed: int, batch: int = 4096
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield (number of the first, label spaces, points, class vectors) of blocks of learnwares."""
     rng = np.random.default_rng(seed)
     for start in range(0, count, batch):
-        some = min(batch, count - start)
-        space, means, points = _tasks(world, rng, some, size)
+        space, means, points = _tasks(world, rng, min(batch, count - start), size)
         vectors = means - means.mean(axis=1, keepdims=True)
         vectors += rng.standard_normal(vectors.shape, np.float32) * 0.3
-        for one in np.unique(space):
-            rows = np.flatnonzero(space == one)
-            yield (
+        yield start, space, points, vectors
+
+
+def _batches(world: World, count: int, size: int, seed: int) -> Iterator[Batch]:
+    for start, spaces, points, vectors in _drawn(world, count, size, seed):
+        for space in np.unique(spaces):  # a stacked specification has one label space
+            rows = np.flatnonzero(spaces == space)
+            yield specification_of(
+                world.space,
                 [f"learnware {start + row}" for row in rows],
-                js.Specification(
-                    js.ReducedSet(points[rows], np.full((len(rows), size), 1 / size, np.float32)),
-                    js.Proxy(
-                        np.ascontiguousarray(vectors[rows].swapaxes(1, 2)),
-                        np.zeros((len(rows), PER_TASK), np.float32),
-                    ),
-                    world.kernel,
-                    _names(world, one),
-                    "made",
-                    num_examples=1000,
-                ),
+                points[rows],
+                weights=vectors[rows].swapaxes(1, 2),
+                bias=np.zeros((len(rows), PER_TASK), np.float32),
+                class_names=class_names(world, space),
             )
-
-
-def _names(world: World, space: int) -> tuple[str, ...]:
-    return tuple(f"class {c}" for c in world.spaces[space])
 
 
 def make_market(
     world: World, count: int, *, size: int = 50, seed: int = 1, **options: Any
 ) -> js.Market:
-    """Return a market of `count` learnwares; options as in `Market.from_stacked`."""
-    return js.Market.from_stacked(
-        stacked(world, count, size=size, seed=seed), count=count, **options
-    )
+    """Return a market of `count` learnwares of `size` points; options as of `batches.market_of`."""
+    return market_of(world.space, _batches(world, count, size, seed), count=count, **options)
+
+
+def reduced_sets(
+    world: World, count: int, *, size: int = 50, seed: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (M, m, d) and weights (M, m) of the learnwares of `make_market`."""
+    blocks = _drawn(world, count, size, seed)
+    points = np.concatenate([block[2] for block in blocks])
+    return points, np.full(points.shape[:2], 1 / size, np.float32)
 
 
 def make_users(
@@ -112,13 +125,8 @@ def make_users(
     """Return users with `size` labelled examples each."""
     rng = np.random.default_rng(seed)
     space, _, points = _tasks(world, rng, count, size)
+    labels = np.arange(size) % PER_TASK
     return [
-        js.specify_user(
-            points[i],
-            np.arange(size) % PER_TASK,
-            class_names=_names(world, space[i]),
-            kernel=world.kernel,
-            feature_space="made",
-        )
+        js.specify_user(world.space, points[i], labels, class_names=class_names(world, space[i]))
         for i in range(count)
     ]

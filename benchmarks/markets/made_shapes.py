@@ -1,15 +1,15 @@
 """Made markets whose learnwares differ in shape and in function, with a probe on request.
 
-In `made_market` distributions differ by a shift, so a mean point says all about closeness. Here a
-class of a context has two components on either side of its centre, in a direction of its own, and
-noise along eight directions that the context turns and stretches; a learnware mixes two contexts
-and has its own shares of classes and components and its own size of noise. Thirty label spaces have
-three to eight of thirty classes.
+In `made_market` distributions differ by a shift, so that the mean point says all about closeness.
+Here a class of a context has two components on either side of its centre, in a direction of its
+own, and noise along eight directions that the context turns and stretches. A learnware mixes two
+contexts and has its own shares of classes and components and its own size of noise. Thirty label
+spaces have three to eight of thirty classes.
 
-A learnware's model is the posterior of its own components plus a smooth random function of its
-own, small for a good model and large for a poor one: what it does is not settled by what it was
-trained on. With a probe it is asked on features from all contexts, and its probe proxy is fitted by
-the library on `LANDMARKS` landmarks. Users are drawn the same way; "other" users have classes that
+The model of a learnware is the posterior of its own components plus a smooth random function of its
+own, which is small for a good model and large for a poor one: what a model does is not settled by
+what it was trained on. With a probe it is asked about features from all contexts, and the library
+fits its probe proxy. Users are drawn in the same way. Users of other class names have classes that
 no learnware has: of ten held-out prototypes, or unions of two of the thirty.
 """
 
@@ -17,17 +17,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import jaxspec as js
-from jaxspec.specify.probe_proxy import ProbeProxy, fit_probe_proxies
+from benchmarks.markets.batches import Batch, market_of, specification_of
+from jaxspec.specify import fit_probe_proxies
 
-__all__ = ["World", "make_market", "make_users", "make_world", "stacked"]
+__all__ = ["World", "make_market", "make_users", "make_world"]
 
 CLASSES, HELD_OUT, CONTEXTS, SPACES = 30, 10, 40, 30
-AXES, WAVES = 8, 48  # directions of a context's noise; random features of the models' own part
+AXES = 8  # directions of the noise of a context
+WAVES = 48  # random features of the function that is a model's own
 PROBE, LANDMARKS = 1000, 200
 
 
@@ -36,13 +40,18 @@ class World:
     """What all learnwares and users are drawn from."""
 
     centres: np.ndarray  # (CONTEXTS, CLASSES + HELD_OUT, d)
-    arms: np.ndarray  # (CONTEXTS, CLASSES + HELD_OUT, d) from a centre to its two components
-    axes: np.ndarray  # (CONTEXTS, AXES, d) of noise, with its deviation as length
+    arms: np.ndarray  # (CONTEXTS, CLASSES + HELD_OUT, d): from a centre to a component
+    axes: np.ndarray  # (CONTEXTS, AXES, d) of the noise; their length is its deviation
     spaces: tuple[np.ndarray, ...]  # SPACES of three to eight classes
     frequencies: np.ndarray  # (d, WAVES)
     phases: np.ndarray  # (WAVES,)
-    probe: np.ndarray  # (PROBE, d)
-    kernel: Any
+    probe: np.ndarray  # (PROBE, d): what the models are asked about
+    spaces_of: dict[bool, js.Space]  # with a probe and without
+
+    @property
+    def dimension(self) -> int:
+        """The dimension d of the features."""
+        return self.centres.shape[2]
 
 
 class Tasks(NamedTuple):
@@ -76,13 +85,16 @@ def make_world(dimension: int = 64, seed: int = 0) -> World:
         spaces,
         *(np.asarray(one, np.float32) for one in (frequencies, phases)),
         np.zeros((0, dimension), np.float32),
-        None,
+        {},
     )
     everything = np.arange(CLASSES)[:, None]
     points, _ = _sample(_tasks(world, rng, PROBE // 50, everything), rng, 50)
     probe = rng.permutation(points.reshape(-1, dimension))
     kernel = js.Gaussian(bandwidth=js.median_bandwidth(probe))
-    return dataclasses.replace(world, probe=probe, kernel=kernel)
+    space = partial(js.Space, "made shapes", kernel, dimension=dimension)
+    # All rows of a small probe are landmarks: so the proxies have LANDMARKS of them.
+    spaces_of = {True: space(probe=probe[:LANDMARKS]), False: space()}
+    return dataclasses.replace(world, probe=probe, spaces_of=spaces_of)
 
 
 def _tasks(world: World, rng: np.random.Generator, count: int, groups: np.ndarray) -> Tasks:
@@ -103,7 +115,10 @@ def _tasks(world: World, rng: np.random.Generator, count: int, groups: np.ndarra
 def _sample(
     tasks: Tasks, rng: np.random.Generator, size: int, *, even: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return points (b, size, d) and their classes (b, size); `even` gives all classes alike."""
+    """Return points (b, size, d) and their classes (b, size).
+
+    With `even`, all classes have the same number of points.
+    """
     count, classes, group, d = tasks.centres.shape
     if even:
         labels = np.broadcast_to(np.arange(size) % classes, (count, size))
@@ -126,9 +141,9 @@ def _answers(
 
     Args:
         world: for the random features.
-        tasks: b of them, with one prototype a class.
-        own: (b, WAVES, C) weights of the models' own parts.
-        flaw: (b,) their sizes.
+        tasks: b of them, with one prototype per class.
+        own: (b, WAVES, C) weights of the functions that are the models' own.
+        flaw: (b,) the sizes of these functions.
         rows: (n, d).
     """
     logits = []
@@ -143,63 +158,74 @@ def _answers(
     return powers / powers.sum(axis=2, keepdims=True)
 
 
-def stacked(
-    world: World, count: int, *, probe: bool = True, size: int = 50, seed: int = 1
-) -> Iterator[tuple[list[str], js.Specification]]:
-    """Yield (ids, stacked specification) of `count` learnwares in all, by label space."""
+def _batches(world: World, count: int, probe: bool, size: int, seed: int) -> Iterator[Batch]:
+    """Yield all learnwares of one label space after the other."""
     rng = np.random.default_rng([8, seed])
     start = 0
-    for space, some in enumerate(rng.multinomial(count, np.full(SPACES, 1 / SPACES))):
-        if not some:
+    for space, number in enumerate(rng.multinomial(count, np.full(SPACES, 1 / SPACES))):
+        if not number:
             continue
         groups = world.spaces[space][:, None]
-        tasks = _tasks(world, rng, some, groups)
+        tasks = _tasks(world, rng, number, groups)
         points, _ = _sample(tasks, rng, size)
-        flaw = rng.gamma(2.0, 1.0, size=some).astype(np.float32)
-        own = rng.standard_normal((some, WAVES, len(groups)), np.float32)
+        flaw = rng.gamma(2.0, 1.0, size=number).astype(np.float32)
+        own = rng.standard_normal((number, WAVES, len(groups)), np.float32)
         means = tasks.centres[:, :, 0]
         means = means + rng.standard_normal(means.shape, np.float32) * flaw[:, None, None] * 0.2
         middle = means.mean(axis=1, keepdims=True)
-        vectors = (means - middle) / 10.0  # as of classes with this variance, all alike
+        vectors = (means - middle) / 10.0  # as of classes that all have this variance
         bias = -0.5 * (np.square(means) - np.square(middle)).sum(axis=2) / 10.0
-        said = None
+        proxies = None
         if probe:
-            outputs = _answers(world, tasks, own, flaw, world.probe)
-            fitted = fit_probe_proxies(world.kernel, world.probe, list(outputs), size=LANDMARKS)
-            said = ProbeProxy(
-                fitted[0].landmarks,
-                np.stack([one.weights for one in fitted]),
-                np.stack([one.bias for one in fitted]),
-                np.stack([one.fidelity for one in fitted]),
-                fitted[0].fingerprint,
-            )
-        yield (
-            [f"learnware {start + row}" for row in range(some)],
-            js.Specification(
-                js.ReducedSet(points, np.full((some, size), 1 / size, np.float32)),
-                js.Proxy(np.ascontiguousarray(vectors.swapaxes(1, 2)), bias),
-                world.kernel,
-                tuple(f"class {one}" for one in world.spaces[space]),
-                "made shapes",
-                num_examples=1000,
-                probe=said,
-            ),
+            proxies = _probe_proxies(world, _answers(world, tasks, own, flaw, world.probe))
+        yield specification_of(
+            world.spaces_of[probe],
+            [f"learnware {start + row}" for row in range(number)],
+            points,
+            weights=vectors.swapaxes(1, 2),
+            bias=bias,
+            class_names=[f"class {one}" for one in world.spaces[space]],
+            probe=proxies,
         )
-        start += some
+        start += number
+
+
+def _probe_proxies(world: World, outputs: np.ndarray) -> Any:
+    """Return the stacked probe proxies of models with outputs (b, PROBE, C) on the probe."""
+    space = world.spaces_of[True]
+    fitted = fit_probe_proxies(
+        space.kernel, space.landmarks, space.whitening, world.probe, list(outputs)
+    )
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *fitted)
 
 
 def make_market(
     world: World, count: int, *, probe: bool = True, size: int = 50, seed: int = 1, **options: Any
 ) -> js.Market:
-    """Return a market of `count` learnwares; options as in `Market.from_stacked`."""
-    batches = stacked(world, count, probe=probe, size=size, seed=seed)
-    return js.Market.from_stacked(batches, count=count, **options)
+    """Return a market of `count` learnwares; options as of `batches.market_of`."""
+    batches = _batches(world, count, probe, size, seed)
+    return market_of(world.spaces_of[probe], batches, count=count, **options)
 
 
 def make_users(
-    world: World, count: int, *, other: bool = False, per_class: int = 10, seed: int = 2
+    world: World,
+    count: int,
+    *,
+    probe: bool = True,
+    other: bool = False,
+    per_class: int = 10,
+    seed: int = 2,
 ) -> list[js.UserSpecification]:
-    """Return users with `per_class` labelled examples a class, of other class names on request."""
+    """Return users of a market with or without a probe, who have labelled examples.
+
+    Args:
+        world: what they are drawn from.
+        count: users.
+        probe: as of the market that they ask.
+        other: whether their classes have names that no learnware has.
+        per_class: labelled examples per class.
+        seed: of the draw.
+    """
     rng = np.random.default_rng([9, seed])
     users = []
     for which in range(count):
@@ -215,13 +241,6 @@ def make_users(
             names = [f"other {'+'.join(map(str, group))}" for group in groups]
         tasks = _tasks(world, rng, 1, groups)
         points, labels = _sample(tasks, rng, per_class * len(groups), even=True)
-        users.append(
-            js.specify_user(
-                points[0],
-                labels[0],
-                class_names=names,
-                kernel=world.kernel,
-                feature_space="made shapes",
-            )
-        )
+        user = js.specify_user(world.spaces_of[probe], points[0], labels[0], class_names=names)
+        users.append(user)
     return users

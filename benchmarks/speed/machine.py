@@ -1,23 +1,19 @@
 """What this machine can do at most, and the time that the exact matching pass needs at least.
 
-Measures, with jax on its default device and with numpy, the rates that bound the library's work:
-float32 matrix products at given shapes, exponentials, and memory traffic. `bound_seconds` turns
-them into a lower bound for scoring every learnware of a market by its squared MMD. Needs nothing
-beyond jax and numpy, and nothing of the library, so that it also runs where that is not installed:
+    python -m benchmarks.speed.machine [--output machine.json] [--quick]
 
-    python -m benchmarks.speed.machine --output machine.json
+Measures, with jax on its default device and with numpy, the rates that bound the work of the
+library: float32 matrix products of given shapes, exponentials, and memory traffic. `bound_seconds`
+turns them into a lower bound for scoring every learnware of a market by its squared MMD.
+`peaks_of` gives the rates that vendors publish for their accelerators. Nothing of jaxspec is
+imported here, so this also runs where it is not installed.
 
-Rates are of the fastest repeat, since a limit is what is sought; medians stand beside them.
+A rate is that of the fastest repeat, since a limit is what is sought; the median stands beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,26 +23,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.records import describe_machine, print_table, write_record
+from benchmarks.speed.timing import time_call
+
+__all__ = [
+    "Bound",
+    "Peaks",
+    "Rate",
+    "bound_seconds",
+    "exp_rate",
+    "gemm_rate",
+    "limits",
+    "memory_rate",
+    "peaks_of",
+]
+
 SHAPES = ((4096, 64, 4096), (1024, 64, 64), (50, 64, 50_000), (2048, 512, 2048), (4096, 4096, 4096))
-EXPONENTIALS = 64  # of each entry in one fused pass: the traffic is then 1/32 of that of one
-ENTRIES = {"cpu": 1 << 20, "other": 1 << 26}  # of the array that exponentials are taken of
-CACHE_BYTES = tuple(1 << power for power in (18, 20, 22, 24, 26, 28))  # a block's three arrays
-TARGET_FLOPS = {"cpu": 1e10, "other": 2e12}  # work in one timed call: about 0.1 s
-TRAFFIC_BYTES = {"cpu": 1 << 30, "other": 1 << 32}  # of the array that is read and written
+EXPONENTIALS = 64  # per entry in one fused pass, so that memory traffic takes little of the time
+ENTRIES = {"cpu": 1 << 20, "other": 1 << 26}  # of the array whose exponentials are computed
+CACHE_BYTES = tuple(1 << power for power in (18, 20, 22, 24, 26, 28))  # of a block's three arrays
+TARGET_FLOPS = {"cpu": 1e10, "other": 2e12}  # work of one timed call: about 0.1 s
+TRAFFIC_BYTES = {"cpu": 1 << 30, "other": 1 << 32}  # of the array that is read and written back
 LIBRARIES = ("jax", "numpy")
 
 
-class Timing(NamedTuple):
-    """Seconds of a call: the first, which compiles, and the fastest and median of later ones."""
-
-    first: float
-    minimum: float
-    median: float
-    repeats: int
-
-
 class Rate(NamedTuple):
-    """Work a second: at the fastest and at the median repeat."""
+    """Work per second, in the fastest and in the median repeat."""
 
     best: float
     median: float
@@ -54,53 +56,45 @@ class Rate(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """Seconds that a pass needs at least, and what they are made of."""
+    """Seconds that a pass needs at least, and what they consist of."""
 
-    seconds: float  # products and exponentials one after the other, as the same cores do both
-    overlapped: float  # or at the same time, where a machine has separate units for them
+    seconds: float  # products, then exponentials, as where the same cores do both
+    overlapped: float  # both at the same time, as where a machine has separate units for them
     products: float
     exponentials: float
     memory: float
     gemm: float  # flop/s that the products were bounded with
 
 
-def timed(call: Callable[[], Any], repeats: int = 5) -> Timing:
-    """Time a call: once for compilation, then `repeats` times; waits for what it returns."""
-    seconds = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - began)
-    first, *later = seconds
-    return Timing(first, min(later), statistics.median(later), repeats)
+class Peaks(NamedTuple):
+    """Rates in Tflop/s (int8: 10^12 operations per second) and memory traffic in GB/s."""
+
+    float32: float | None
+    tf32: float | None
+    bfloat16: float
+    int8: float | None
+    memory: float
 
 
-def describe() -> dict[str, Any]:
-    """Return what a record of figures should say about the machine."""
-    device = jax.devices()[0]
-    load = os.getloadavg() if hasattr(os, "getloadavg") else (None,) * 3
-    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return {
-        "processor": _processor(),
-        "cores": len(affinity) or os.cpu_count(),
-        "load_average": load[0],
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-    }
+# From the data sheets of the vendors, dense, without sparsity; GPUs are SXM parts unless they say
+# PCIe. No vendor gives a float32 rate for the matrix units of a TPU.
+PEAKS = {
+    "NVIDIA A100": Peaks(19.5, 156.0, 312.0, 624.0, 1555.0),
+    "NVIDIA A100-SXM4-80GB": Peaks(19.5, 156.0, 312.0, 624.0, 2039.0),
+    "NVIDIA H100": Peaks(66.9, 494.7, 989.4, 1978.9, 3350.0),
+    "NVIDIA H100 PCIe": Peaks(51.2, 378.0, 756.0, 1513.0, 2000.0),
+    "NVIDIA H200": Peaks(66.9, 494.7, 989.4, 1978.9, 4800.0),
+    "TPU v4": Peaks(None, None, 275.0, None, 1228.0),
+    "TPU v5 lite": Peaks(None, None, 197.0, 394.0, 819.0),
+    "TPU v5e": Peaks(None, None, 197.0, 394.0, 819.0),
+    "TPU v6 lite": Peaks(None, None, 918.0, 1836.0, 1640.0),
+}
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def peaks_of(device: str) -> Peaks | None:
+    """Return the published rates of a kind of device, by the longest name in `PEAKS` that fits."""
+    names = [name for name in PEAKS if device.startswith(name)]
+    return PEAKS[max(names, key=len)] if names else None
 
 
 def _of_backend(table: dict[str, Any]) -> Any:
@@ -108,22 +102,22 @@ def _of_backend(table: dict[str, Any]) -> Any:
 
 
 def _rate(work: float, call: Callable[[], Any], repeats: int) -> Rate:
-    timing = timed(call, repeats)
+    timing = time_call(call, repeats)
     return Rate(work / timing.minimum, work / timing.median, repeats)
 
 
 @partial(jax.jit, static_argnames=("passes", "precision"))
 def _products(a: Any, b: Any, *, passes: int, precision: Any) -> Any:
-    """Return a @ b after as many products.
+    """Return a @ b, computed `passes` times.
 
-    The smaller factor takes a nothing from the product before: a loop over equal products would
-    be compiled to a single one.
+    A negligible part of each product is added to the smaller factor of the next, since XLA would
+    replace a loop over equal products by a single one.
     """
     left_changes = a.size < b.size
 
     def body(_: Any, out: Any) -> Any:
-        nothing = 1e-30 * out[0, 0]
-        left, right = (a + nothing, b) if left_changes else (a, b + nothing)
+        negligible = 1e-30 * out[0, 0]
+        left, right = (a + negligible, b) if left_changes else (a, b + negligible)
         return jnp.matmul(left, right, precision=precision)
 
     return jax.lax.fori_loop(0, passes, body, jnp.zeros((a.shape[0], b.shape[1]), a.dtype))
@@ -138,16 +132,16 @@ def gemm_rate(
     repeats: int = 5,
     precision: Any = jax.lax.Precision.HIGHEST,
 ) -> Rate:
-    """Return flop/s of float32 products (m, k) @ (k, n) into one array that is written over.
+    """Return flop/s of float32 products (m, k) @ (k, n), all written into the same array.
 
     Args:
         m: rows of the first factor.
         k: inner dimension.
         n: columns of the second.
         library: 'jax' or 'numpy'.
-        repeats: timed calls; each is as many products as make about a tenth of a second.
-        precision: of jax's products. HIGHEST is float32 everywhere, as the library forms
-            distances; an accelerator's default may be coarser and faster.
+        repeats: timed calls; each computes products for about a tenth of a second.
+        precision: of the products of jax. HIGHEST is float32 on every device, as where the library
+            forms distances; the default of an accelerator may be coarser and faster.
     """
     draw = np.random.default_rng(0)
     a, b = (draw.random(shape, np.float32) for shape in ((m, k), (k, n)))
@@ -171,11 +165,11 @@ def _exponentials(x: Any) -> Any:
 
 
 def exp_rate(*, library: str = "jax", repeats: int = 5) -> Rate:
-    """Return float32 exponentials a second.
+    """Return float32 exponentials per second.
 
-    jax: 64 independent ones of every entry in one fused loop over an array, on all cores: a
-    product and a sum go with each, as in a kernel sum. numpy: of an array that stays in cache, on
-    one core, as numpy has it.
+    By jax: 64 independent ones per entry of an array in one fused loop on all cores, each with a
+    product and a sum, as in a kernel sum. By numpy: of an array that stays in the cache, on the one
+    core that numpy uses.
     """
     if library == "jax":
         entries = _of_backend(ENTRIES)
@@ -197,9 +191,9 @@ def _scaled(x: Any) -> Any:
 
 
 def memory_rate(*, library: str = "jax", repeats: int = 5) -> Rate:
-    """Return bytes a second of reading a large array and writing it back, both counted.
+    """Return bytes per second of reading a large array and writing it back, both counted.
 
-    In place, since a fresh array would be measured with the making of its pages.
+    In place, since the operating system would have to provide the pages of a new array.
     """
     entries = _of_backend(TRAFFIC_BYTES) // 4
     state = [(jnp if library == "jax" else np).ones(entries, "float32")]
@@ -217,10 +211,10 @@ def memory_rate(*, library: str = "jax", repeats: int = 5) -> Rate:
 def matching_gemm_rate(
     points: int, columns: int, dimension: int, *, library: str = "jax", repeats: int = 5
 ) -> Rate:
-    """Return the best flop/s of (block * points, d) @ (d, columns), over the blocks' sizes.
+    """Return the best flop/s of (block * points, d) @ (d, columns) over several block sizes.
 
-    Blocks are whole learnwares, so many that their points, the users' points and the product
-    together have each of `CACHE_BYTES`; what is larger than all the caches is among them too.
+    A block holds as many learnwares as make the points of learnwares and users and their product
+    fill each of `CACHE_BYTES`, the largest of which exceeds all caches.
     """
     sizes = set()
     for allowed in CACHE_BYTES:
@@ -248,20 +242,17 @@ def bound_seconds(
     """Return a lower bound for the exact matching pass: M learnwares against Q users.
 
     The pass needs <Phi_l, Phi_q> of every learnware l (m points) and user q (m_T points) under a
-    Gaussian kernel in d dimensions. Whatever its order, without leaving pairs out, it takes
+    Gaussian kernel in d dimensions. In any order, and without leaving pairs out, it takes
 
-        products      2 M m Q m_T d floating-point operations, for the squared distances, at the
-                      rate of the product (block m, d) @ (d, Q m_T) on this machine, the best of
-                      several blocks (`matching_gemm_rate`): the shape with the users' points as
-                      columns, which for one user is a thin one and slower than a square one;
-        exponentials  M m Q m_T, one a pair of points (`exp_rate`);
-        memory        the learnwares' points and weights read once, 4 M m (d + 1) bytes, the users'
-                      likewise, and M Q distances written, at `memory_rate`: the M m x Q m_T kernel
-                      values themselves never leave the caches.
+        products      2 M m Q m_T d floating-point operations for the squared distances, at the rate
+                      of the product (block m, d) @ (d, Q m_T) on this machine for the best block
+                      size; with one user this product is a thin one and slower than a square one;
+        exponentials  M m Q m_T, one per pair of points (`exp_rate`);
+        memory        4 M m (d + 1) bytes of points and weights of the learnwares, read once, the
+                      same for the users, and M Q distances written, at `memory_rate`. The kernel
+                      values, M m x Q m_T, never leave the caches.
 
-    seconds = max(products + exponentials, memory), since the same cores do both kinds of work;
-    overlapped = max of the three, for machines with separate units, or if the two interleave
-    perfectly. Not counted: sums, weights, norms, the terms <Phi_l, Phi_l> that a market keeps.
+    Sums, norms and the terms <Phi_l, Phi_l>, which a market keeps, are not counted.
 
     Args:
         learnwares: M.
@@ -271,8 +262,8 @@ def bound_seconds(
         user_points: m_T.
         library: whose rates: 'jax' or 'numpy'.
         repeats: of the measurements.
-        exponentials: what `exp_rate` has returned before, or None to measure it now.
-        memory: what `memory_rate` has returned before, or None.
+        exponentials: an earlier result of `exp_rate`, or None to measure it now.
+        memory: an earlier result of `memory_rate`, or None.
     """
     options = {"library": library, "repeats": repeats}
     exponentials = exp_rate(**options) if exponentials is None else exponentials
@@ -297,7 +288,7 @@ def bound_seconds(
 
 
 def limits(shapes: tuple[tuple[int, int, int], ...] = SHAPES, repeats: int = 5) -> dict[str, Any]:
-    """Return every rate of both libraries: name to library to `Rate`, in G a second."""
+    """Return the rates of both libraries, {name: {library: `Rate`}}, in 10^9 per second."""
     calls: dict[str, Callable[..., Rate]] = {
         f"product {m}x{k} @ {k}x{n}, Gflop/s": partial(gemm_rate, m, k, n) for m, k, n in shapes
     }
@@ -314,7 +305,7 @@ def limits(shapes: tuple[tuple[int, int, int], ...] = SHAPES, repeats: int = 5) 
 
 
 def main() -> None:
-    """Print the limits and the bounds of a few matching passes; write them on request."""
+    """Print the limits, and the bounds of a few matching passes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--learnwares", type=int, default=10_000, help="M of the bounds")
@@ -324,8 +315,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two shapes, to check the script")
     parser.add_argument("--output", type=Path, help="write the figures here as JSON")
     options = parser.parse_args()
-    machine = describe()
-    print(json.dumps(machine, indent=1))
+    print_table("machine", ["what", "value"], [(k, str(v)) for k, v in describe_machine().items()])
     found = limits(SHAPES[:2] if options.quick else SHAPES, options.repeats)
     print(f"\n{'best / median of ' + str(options.repeats):44s}{'jax':>20s}{'numpy':>20s}")
     for name, rates in found.items():
@@ -355,8 +345,7 @@ def main() -> None:
             name: {library: rate._asdict() for library, rate in row.items()}
             for name, row in found.items()
         }
-        record = {"machine": machine, "limits": rates, "bounds": bounds}
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(options.output, {"limits": rates, "bounds": bounds})
 
 
 if __name__ == "__main__":

