@@ -100,11 +100,15 @@ def fine_tune(
     if rows == 0:
         raise ValueError(f"inputs: expected at least one example, got shape {inputs.shape}")
     labels = np.asarray(as_labels("labels", labels, rows=rows, num_classes=classes))
-    shape = jax.eval_shape(apply, parameters, inputs).shape
+    outputs = jax.eval_shape(apply, parameters, inputs)
+    shape = outputs.shape
     if len(shape) != 2 or shape[0] != rows or (not new_head and shape[1] != classes):
         width = "h" if new_head else classes
         raise ValueError(f"apply: expected an output of shape ({rows}, {width}), got {shape}")
-    head = (jnp.zeros((shape[1], classes)), jnp.zeros(classes)) if new_head else None
+    head = None
+    if new_head:
+        dtype = jnp.promote_types(outputs.dtype, jnp.float32)  # float32 for bfloat16 models too
+        head = (jnp.zeros((shape[1], classes), dtype), jnp.zeros(classes, dtype))
     optimiser = _default_optimiser() if optimiser is None else optimiser
     start = (jax.tree.map(jnp.asarray, parameters), head)
     fold, losses, steps = stratified_folds(labels, folds), np.zeros(0), limit // 2
@@ -144,7 +148,7 @@ def _logits(apply: Apply, state: State, inputs: Array) -> Float[Array, "n C"]:
     if head is None:
         return outputs
     weights, bias = head
-    return outputs @ weights + bias[None, :]
+    return outputs.astype(weights.dtype) @ weights + bias[None, :]
 
 
 def _cross_entropies(apply: Apply, state: State, inputs: Array, labels: Array) -> Array:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -142,6 +143,18 @@ def test_fine_tuning_works_under_strict_promotion():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         tuned = reuse.fine_tune(linear, linear_start(), features, labels, **options)
         np.testing.assert_allclose(tuned(features), expected(features), atol=1e-6)
+
+
+def test_a_bfloat16_model_gets_a_float32_head():
+    features, labels = made_task(3, n=200)
+
+    def rounded(parameters, inputs):
+        return (inputs * parameters["scale"]).astype(jnp.bfloat16)
+
+    start = {"scale": np.ones(6, np.float32)}
+    tuned = reuse.fine_tune(rounded, start, features[:40], labels[:40], num_classes=4)
+    assert tuned.head[0].dtype == jnp.float32
+    assert (np.argmax(tuned(features[40:]), axis=1) == labels[40:]).mean() > 0.9
 
 
 def test_the_given_parameters_stay_as_they_are():
