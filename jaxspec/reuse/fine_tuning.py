@@ -1,8 +1,8 @@
 """Fine-tuning of a model on a few labelled examples, stopped by cross-validation.
 
 May be called: `fine_tune`, which returns a `FineTuned`. The model is any pure function of
-parameters and inputs. optax is imported when the first model is tuned, not before. Nothing here
-draws random numbers or changes the parameters that it is given.
+parameters and inputs. Nothing here draws random numbers or changes the parameters that it is
+given.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxspec.base.checks import as_labels, as_size
 from jaxspec.base.foreign_arrays import to_numpy
 from jaxspec.reuse.folds import stratified_folds
 
 if TYPE_CHECKING:
-    import optax
     from jaxtyping import Array, Float, Int, PyTree
     from numpy.typing import ArrayLike
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     State = tuple[PyTree, Head]  # the model's parameters and its new head
 
 __all__ = ["FineTuned", "fine_tune"]
+
+# One object for all calls: the optimiser is a static argument, and another would compile again.
+DEFAULT_OPTIMISER = optax.adam(1e-3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +112,7 @@ def fine_tune(
     if new_head:
         dtype = jnp.promote_types(outputs.dtype, jnp.float32)  # float32 for bfloat16 models too
         head = (jnp.zeros((shape[1], classes), dtype), jnp.zeros(classes, dtype))
-    optimiser = _default_optimiser() if optimiser is None else optimiser
+    optimiser = DEFAULT_OPTIMISER if optimiser is None else optimiser
     start = (jax.tree.map(jnp.asarray, parameters), head)
     fold, losses, steps = stratified_folds(labels, folds), np.zeros(0), limit // 2
     if fold is not None:
@@ -135,13 +138,6 @@ def _on_jax(inputs: ArrayLike | Array) -> Array:
     return jnp.asarray(array)
 
 
-@functools.cache  # a new optimiser would be a new static argument, and compile everything again
-def _default_optimiser() -> optax.GradientTransformation:
-    import optax
-
-    return optax.adam(1e-3)
-
-
 def _logits(apply: Apply, state: State, inputs: Array) -> Float[Array, "n C"]:
     parameters, head = state
     outputs = apply(parameters, inputs)
@@ -153,8 +149,6 @@ def _logits(apply: Apply, state: State, inputs: Array) -> Float[Array, "n C"]:
 
 def _cross_entropies(apply: Apply, state: State, inputs: Array, labels: Array) -> Array:
     """Return the cross-entropy of every example, (n,), in nats."""
-    import optax
-
     logits = _logits(apply, state, inputs)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
@@ -169,7 +163,6 @@ def _step(
     weights: Float[Array, " n"],
 ) -> tuple[State, PyTree]:
     """Return the parameters and the optimiser's memory after one step on weighted examples."""
-    import optax
 
     def loss(state: State) -> Array:
         losses = _cross_entropies(apply, state, inputs, labels)

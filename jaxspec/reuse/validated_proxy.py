@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["RIDGES", "ValidatedProxy", "fit_validated_proxy"]
 
 RIDGES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # for features of total variance one
-TOLERANCE = 1e-4  # on the gradient norm of every fit
+TOLERANCE = 1e-5  # on the gradient norm of every fit: weights within 1e-3 of the optimum
 LOG_FLOOR = float(np.log(1e-30))  # in nats, for a label whose probability rounds to zero
 
 

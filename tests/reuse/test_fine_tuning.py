@@ -164,6 +164,15 @@ def test_the_given_parameters_stay_as_they_are():
     assert not start["w"].any() and not start["b"].any()
 
 
-def test_importing_the_package_does_not_import_optax():
-    code = "import sys, jaxspec.reuse; sys.exit(any(m in sys.modules for m in ('optax', 'flax')))"
+def test_importing_the_package_imports_neither_flax_nor_torch():
+    code = "import sys, jaxspec.reuse; sys.exit(any(m in sys.modules for m in ('flax', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_second_model_of_the_same_shapes_compiles_nothing(compile_counter):
+    features, labels = made_task(3, n=24)
+    options = {"num_classes": 4, "max_steps": 6}
+    reuse.fine_tune(linear, linear_start(), features, labels, **options)
+    with compile_counter() as counter:
+        reuse.fine_tune(linear, linear_start(), features + 1, labels, **options)
+    assert counter.count == 0
