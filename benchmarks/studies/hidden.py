@@ -1,27 +1,27 @@
-"""What should a specification say of a model's hidden features, and does it help fine-tuning?
+"""What should a specification hold of a model's hidden features, and does it help fine-tuning?
 
     python -m benchmarks.studies.hidden --cache DIR --family fashion --first 2000 --markets 20
 
-asks on the markets of `benchmarks.studies.identification` (heads only, the same cached truth) how often
-the truly best model comes first for users who fine-tune it. A score is R^2 of a leave-one-out
-ridge regression of the user's labels on some inputs, of total variance one, and w times the
-closeness cos(Phi_T, Phi_l) of the embeddings. The inputs:
+asks on the markets of `benchmarks.studies.identification` (heads only, the same cached truth) how
+often the truly best model comes first for users who fine-tune it. A score is R^2 of a leave-one-out
+ridge regression of the user's labels on inputs of total variance one, plus w times the closeness
+cos(Phi_T, Phi_l) of the embeddings. The inputs:
 
-    outputs           of the probe proxy: `jaxspec.match` without representations
+    outputs           of the probe proxy: `js.match` without representations
     hidden, true      the real model's hidden activations on the user's examples
     own data          a linear map of the public features to the leading hidden directions, fitted
                       on the developer's data; at rank 16 it is `jaxspec.specify.representation`
-    probe, linear     the same fitted on the market's probe pictures
-    probe, lifted     likewise, of the lifted features phi(z) of `jaxspec.specify.probe_proxy`
+    probe, linear     the same fitted on the probe pictures of the market
+    probe, lifted     the same of the lifted features phi(z) of `jaxspec.kernels.lift`
 
-Missing truth is measured and kept, so a stopped run can be started again. Models are trained anew
-for their hidden features on all these pictures, and checked against what the truth keeps of them.
+Missing truth is measured and kept, so a run that was stopped can be started again. The models are
+trained anew for their hidden features on all these pictures, and are checked against what the truth
+keeps of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -29,20 +29,32 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.linalg import block_diag
 
 import jaxspec as js
-from benchmarks.studies import identification
+from benchmarks.records import progress, write_record
+from benchmarks.studies import truth as truths
+from benchmarks.studies.identification import summarize
+from benchmarks.studies.rankings import REGIMES, kept_learnwares
+from benchmarks.studies.study_data import (
+    StudyData,
+    draw,
+    load_family,
+    market_features,
+    space_of,
+    users_of,
+)
+from benchmarks.studies.study_report import aggregate
 from jaxspec.applications import scenario
-from jaxspec.evaluation import metrics as evaluation
-from jaxspec.specify.probe_proxy import lift, whitening
-from jaxspec.specify.representation import RANK, RIDGE, fit_representation
+from jaxspec.kernels import lift
+from jaxspec.specify import RANK, RIDGE, fit_representation
 
 SETTINGS = ("hetero-fine-tuning", "homo-fine-tuning")
-COLUMNS = tuple((setting, regime) for setting in SETTINGS for regime in identification.REGIMES)
+COLUMNS = tuple((setting, regime) for setting in SETTINGS for regime in REGIMES)
 PENALTIES = (0.03, 0.1, 0.3)
 WEIGHTS = (1.0, 2.0, 4.0)
 DEFAULT = (0.1, 2.0)  # jaxspec's penalty and w
-LIFTED_RIDGE = 1e-4  # absolute: phi(z) has about unit norm
+LIFTED_RIDGE = 1e-4  # absolute, since phi(z) has about unit norm
 BASELINES = ("rkme", "closeness alone", "outputs (probe proxy)")
 OUTPUTS = BASELINES[-1]
 OWN_RANKS = {f"own data, rank {rank}": rank for rank in (4, 8, RANK)}
@@ -52,6 +64,7 @@ INPUTS = (TRUE, *OWN_RANKS, OWN_ALL, LINEAR, LIFTED)
 
 
 def score_name(name: str, penalty: float, weight: float) -> str:
+    """Return what a score is called in the report."""
     return f"{name}, penalty {penalty:g}, w {weight:g}"
 
 
@@ -82,7 +95,7 @@ def fit_maps(own: Any, probe: Any, lifted: np.ndarray) -> dict[str, np.ndarray]:
 def explained(inputs: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Return R^2 of leave-one-out ridge regressions of labels (n,) on inputs (M, n, r).
 
-    One row a penalty, (penalties, M); by the examples' Gram matrix, for r may exceed n.
+    The result is (penalties, M). By the Gram matrix of the examples, since r may exceed n.
     """
     count = len(labels)
     x = inputs.astype(np.float64)
@@ -100,23 +113,24 @@ def explained(inputs: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarra
     return np.stack(found)
 
 
-def closeness(specs: Any, users: Any) -> np.ndarray:
+def closeness(
+    kernel: js.Gaussian,
+    specifications: list[js.Specification],
+    users: list[js.UserSpecification],
+) -> np.ndarray:
     """Return cos(Phi_T, Phi_l), (users, models)."""
-    from scipy.linalg import block_diag
-
-    sets = [one.reduced_set for one in (*users, *specs)]
+    sets = [one.reduced_set for one in (*users, *specifications)]
     points = np.concatenate([np.asarray(one.points) for one in sets])
     weights = block_diag(*(np.asarray(one.weights)[:, None] for one in sets))
-    products = weights.T @ np.asarray(js.gram(specs[0].kernel, points, points)) @ weights
+    products = weights.T @ np.asarray(js.gram(kernel, points, points)) @ weights
     norms = np.sqrt(np.diagonal(products))
     return (products / norms / norms[:, None])[: len(users), len(users) :]
 
 
-def score_market(data: Any, seed: int, truth: Any, kernel: Any) -> dict[str, Any]:
+def score_market(data: StudyData, seed: int, truth: Any) -> dict[str, Any]:
     """Return {setting: {regime: {score: metrics}}} of one market."""
-    market = identification.draw(data, seed)
-    developers, probe_rows = market.developers, market.probe_rows
-    z = data.features[:, : scenario.MARKET_DIMENSION]
+    market = draw(data, seed)
+    developers, probe_rows, z = market.developers, market.probe_rows, market_features(data)
     trained = scenario.train_heads(data.features, developers, seed=seed)
     parameters = jax.tree.map(np.asarray, trained)
 
@@ -126,23 +140,21 @@ def score_market(data: Any, seed: int, truth: Any, kernel: Any) -> dict[str, Any
     own = [(z[one.rows], hidden(m, one.rows)) for m, one in enumerate(developers)]
     if not np.allclose([values for _, values in own], truth["hidden"], rtol=1e-2, atol=1e-2):
         sys.exit(f"market {seed}: trained to other models than its cached truth; delete that file")
-    specs: Any = js.specify_many(
-        jax.random.key(seed),
+    space = space_of(data, probe_rows)
+    specs = js.specify_many(
+        space,
         [features for features, _ in own],
         [one.labels for one in developers],
         class_names=[one.space.names for one in developers],
         teachers=list(truth["own"]),
-        probe=(z[probe_rows], list(truth["probe"])),
-        kernel=kernel,
-        feature_space="study",
+        probe_outputs=list(truth["probe"]),
+        key=jax.random.key(seed),
     )
-    named = {one.name: spec for one, spec in zip(developers, specs, strict=True)}
-    without = js.Market.from_specifications(named)
-    landmarks = specs[0].probe.landmarks
-    white = whitening(kernel, landmarks)
+    without = js.Market(space, {d.name: one for d, one in zip(developers, specs, strict=True)})
 
     def lifted(rows: np.ndarray) -> np.ndarray:
-        return np.asarray(lift(kernel, landmarks, white, z[rows]), np.float64)
+        found = lift(space.kernel, space.landmarks, space.whitening, z[rows])
+        return np.asarray(found, np.float64)
 
     high = lifted(probe_rows)
     fitted = [fit_maps(o, (z[probe_rows], hidden(m, probe_rows)), high) for m, o in enumerate(own)]
@@ -155,14 +167,17 @@ def score_market(data: Any, seed: int, truth: Any, kernel: Any) -> dict[str, Any
             seen[name] = (lifted(task.rows) if name == LIFTED else z[task.rows]) @ value
         return np.stack([explained(seen[n], task.labels, len(task.space.names)) for n in INPUTS])
 
-    tuned = np.unpackbits(truth["tuned"], axis=-1)[..., : int(truth["tests"])].astype(bool)
+    tuned = truths.hits_of(truth, "tuned")
     homogeneous = len(market.users)
     asked = ((market.strangers, tuned[homogeneous:]), (market.users, tuned[:homogeneous]))
     results: dict[str, Any] = {}
     for setting, (tasks, hits) in zip(SETTINGS, asked, strict=True):
-        users = identification.demo_users(tasks, z, kernel)
-        rkme, outputs = (js.match(without, users, method=m).scores for m in ("rkme", "transfer"))
-        near = closeness(specs, users)
+        users = users_of(space, tasks, data)
+        rkme, outputs = (
+            np.stack([one.scores for one in js.match(without, users, method=method)])
+            for method in ("rkme", "transfer")
+        )
+        near = closeness(space.kernel, specs, users)
         scores = dict(zip(BASELINES, (rkme, near, outputs), strict=True))
         values = np.stack([parts(task) for task in tasks], axis=2)  # (inputs, penalties, Q, M)
         for i, name in enumerate(INPUTS):
@@ -170,29 +185,13 @@ def score_market(data: Any, seed: int, truth: Any, kernel: Any) -> dict[str, Any
                 for weight in WEIGHTS:
                     scores[score_name(name, penalty, weight)] = values[i, j] + weight * near
         results[setting], hetero = {}, setting == SETTINGS[0]
-        for regime in identification.REGIMES:
-            keep = identification.kept_learnwares(tasks, developers, regime, hetero)
-            results[setting][regime] = summarize(scores, hits, keep, seed)
+        for regime in REGIMES:
+            keep = kept_learnwares(tasks, developers, regime, hetero)
+            found = summarize(scores, hits, keep, seed)
+            ours, base = found[score_name(OWN, *DEFAULT)], found[OUTPUTS]
+            gain = {metric: ours[metric] - base[metric] for metric in ours}
+            results[setting][regime] = found | {"gain": gain}
     return results
-
-
-def summarize(scores: Any, hits: np.ndarray, keep: np.ndarray, seed: int) -> dict[str, Any]:
-    """Return the metrics of scores (users, models), of the ceiling, and the gain over OUTPUTS.
-
-    `hits` (users, models, tests) says where a tuned model is right on a test picture, `keep`
-    (users, models) which learnwares are in the market for whom, `seed` splits for the ceiling.
-    """
-
-    def kept(values: np.ndarray) -> list[np.ndarray]:
-        return [value[row] for value, row in zip(values, keep, strict=True)]
-
-    truth = np.stack(kept(hits.mean(axis=-1)))
-    table = {name: evaluation.summarize(np.stack(kept(s)), truth) for name, s in scores.items()}
-    rng = np.random.default_rng(seed)
-    table["ceiling"] = evaluation.split_half_ceiling(kept(hits), rng=rng, repeats=30)
-    found = {name: one.as_dict() for name, one in table.items()}
-    ours, outputs = found[score_name(OWN, *DEFAULT)], found[OUTPUTS]
-    return found | {"gain": {metric: ours[metric] - outputs[metric] for metric in ours}}
 
 
 def markdown(report: dict[str, Any], title: str) -> str:
@@ -224,36 +223,32 @@ def markdown(report: dict[str, Any], title: str) -> str:
 
 
 def main() -> None:
+    """Score the markets that are asked for, and report means over them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--family", choices=("fashion", "emoji"), default="fashion")
     parser.add_argument("--markets", type=int, default=20)
     parser.add_argument("--first", type=int, default=2000, help="seed of the first market")
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--output", type=Path, help="JSON")
+    parser.add_argument("--output", type=Path, help="write the figures here as JSON")
     options = parser.parse_args()
-    data = identification.load_family(options.family, options.cache, images=False)
-    z = data.features[:, : scenario.MARKET_DIMENSION]
-    kernel = js.Gaussian(bandwidth=js.median_bandwidth(z))
-    folder = options.cache / f"truth-{identification.TRUTH_VERSION}-{options.family}-heads"
-    folder.mkdir(parents=True, exist_ok=True)
+    data = load_family(options.family, options.cache, images=False)
+    folder = truths.truth_folder(options.cache, options.family, "heads")
     markets = []
-    start = time.perf_counter()
+    began = time.perf_counter()
     for seed in range(options.first, options.first + options.markets):
         path = folder / f"market-{seed}.npz"
         if not path.exists():
-            identification.measure_truth(data, seed, "heads", path)
+            truths.measure_truth(data, seed, "heads", path)
         with np.load(path) as truth:
-            markets.append(score_market(data, seed, dict(truth), kernel))
-        shown = f"market {len(markets)} of {options.markets}: {time.perf_counter() - start:.0f} s"
-        print(shown, file=sys.stderr, flush=True)
-    report = identification.aggregate(markets)
+            markets.append(score_market(data, seed, dict(truth)))
+        seconds = time.perf_counter() - began
+        progress(f"market {len(markets)} of {options.markets}: {seconds:.0f} s")
+    report = aggregate(markets)
     print(markdown(report, f"{options.family}, {len(markets)} markets from {options.first}"))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
         study = {"family": options.family, "markets": len(markets), "first seed": options.first}
         study |= {"penalties": PENALTIES, "weights": WEIGHTS, "default": DEFAULT}
-        text = json.dumps({"study": study, "results": report}, indent=1)
-        options.output.write_text(text + "\n")
+        write_record(options.output, {"study": study, "results": report})
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def products_of(
 
 
 def chamfer(rows: Rows, users: UserArrays) -> np.ndarray:
-    """Return the mean of the largest inner products of a user's points with a learnware's, (Q, M)."""
+    """Return the means over a user's points of the largest products with a learnware's, (Q, M)."""
     lift, most = lift_of(rows), int(users.counts.max())
     asked = (lift(users.points[:, :most])[0], users.weights[:, :most])
 

@@ -1,20 +1,19 @@
-"""The study's second kind of models: small convolutional nets trained on the pictures themselves.
+"""The second kind of models of the studies: small convolutional nets, trained on the pictures.
 
-They share nothing with the feature extractor, unlike the heads of `jaxspec.applications.scenario`. What lives
-here: their training, prediction, and the truth about direct use and fine-tuning, in the forms that
-`jaxspec.applications.scenario` gives for heads. May be called: all of `__all__`. From the shell,
-``python -m benchmarks.studies.scratch --cache DIR`` trains one market's nets and prints accuracies and
+Unlike the heads of `jaxspec.applications.scenario` they share nothing with the feature extractor.
+Their training, prediction, and truth about direct use and fine-tuning live here, in the forms that
+`scenario` gives for heads. May be called: all of `__all__`. From the shell, ``python -m
+benchmarks.studies.scratch --cache DIR`` trains the nets of one market and prints accuracies and
 times.
 
-Every net takes its own jitted steps in a Python loop. On two cores that took the least processor
-time: shifted slices with one matrix product took 1.2 to 1.5 times as much, in a scan or not, and a
+Every net takes its own jitted steps in a Python loop, which took the least processor time on two
+cores: shifted slices with one matrix product took 1.2 to 1.5 times as much, in a scan or not, and a
 convolution batched over models by vmap 2.8 times as much. XLA has no fast convolution in a scan.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -26,7 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxspec.applications.scenario import Developer, MarketDraw, User, direct_accuracy
+from benchmarks.datasets.fashion import load_cache
+from benchmarks.records import write_record
+from jaxspec.applications.scenario import (
+    Developer,
+    MarketDraw,
+    User,
+    direct_accuracy,
+    draw_market,
+)
 
 __all__ = [
     "hidden_scratch",
@@ -42,7 +49,7 @@ STRIDES = (2, 2, 1)  # 28 -> 14 -> 7 -> 7 pixels a side
 SIDE = 7
 RATE = 3e-3
 WEIGHT_DECAY = 1e-2
-SHIFT = 2  # pixels that the augmentation moves a picture at most
+SHIFT = 2  # pixels by which the augmentation moves a picture at most
 CHUNK = 256  # pictures that are predicted at once; a last chunk is padded to it
 FINE_TUNING_STEPS = 30
 FINE_TUNING_RATE = 1e-3
@@ -97,7 +104,7 @@ def _loss(params: Any, images: Array, labels: Array) -> Array:
 # Training -----------------------------------------------------------------------------------
 
 
-@cache  # one object a schedule, since a new one would compile the step anew
+@cache  # one object per schedule, since a new one would compile the step anew
 def _training_optimiser(steps: int) -> optax.GradientTransformation:
     schedule = optax.cosine_decay_schedule(RATE, steps)
     return optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
@@ -110,8 +117,9 @@ def _tuning_optimiser(rate: float) -> optax.GradientTransformation:
 
 @jax.jit
 def _augmented(key: Array, images: Array, labels: Array) -> tuple[Array, Array]:
-    """Return the pictures and labels in a new order, shifted by some pixels and half of them
-    mirrored; the border is repeated where a shift uncovers it.
+    """Return the pictures and labels in a new order, shifted, and half of the pictures mirrored.
+
+    A picture moves by up to `SHIFT` pixels; its border is repeated where the shift uncovers it.
     """
     order_key, shift_key, flip_key = jax.random.split(key, 3)
     order = jax.random.permutation(order_key, len(images))
@@ -152,15 +160,15 @@ def train_scratch(
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Any:
-    """Train one net a developer: AdamW with a cosine schedule, pictures shifted and mirrored.
+    """Train one net per developer: AdamW with a cosine schedule, pictures shifted and mirrored.
 
     Args:
         images: (N, 28, 28, 3) uint8, all pictures.
-        developers: tasks with equally many classes; where they differ in their number of pictures,
-            each number compiles anew.
+        developers: tasks with equally many classes; each number of pictures among them compiles the
+            step once.
         seed: of initial weights, batches and augmentation.
         epochs: passes over a developer's pictures.
-        batch_size: pictures a step (all of them where a developer has fewer).
+        batch_size: pictures per step (all of them where a developer has fewer).
         progress: called with (models done, models).
 
     Returns:
@@ -249,7 +257,7 @@ def scratch_truth(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Run every net on every user's pictures, each picture once a net.
+    """Run every net on the pictures of every user, each picture once per net.
 
     Args:
         params: of the developers' nets, from `train_scratch`.
@@ -258,9 +266,8 @@ def scratch_truth(
         progress: called with (models done, models).
 
     Returns:
-        what `jaxspec.applications.scenario.direct_truth` returns: for each user (models, tests) bool, whether
-        the net is right on the test picture; and (users, models) the accuracy on the user's
-        labelled examples.
+        what `scenario.direct_truth` returns: for each user (models, tests) bool, whether the net is
+        right on the test picture; and (users, models) the accuracy on the user's labelled examples.
     """
     asked = [np.concatenate([user.rows, user.test_rows]) for user in draw.users]
     rows, place = np.unique(np.concatenate(asked), return_inverse=True)
@@ -288,8 +295,9 @@ def scratch_truth(
 def _output_for(
     output: dict[str, np.ndarray], model_names: Sequence[str], names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Return an output layer for the user's classes `names`: the columns that the net has by that
-    name, and zeros for others.
+    """Return an output layer for the user's classes `names`.
+
+    It has the columns of the classes that the net has by that name, and zeros for the others.
     """
     kernel = np.zeros((output["kernel"].shape[0], len(names)), np.float32)
     bias = np.zeros(len(names), np.float32)
@@ -314,15 +322,15 @@ def scratch_fine_tuning(
     """Fine-tune every net on every user's labelled examples and test it.
 
     All layers are tuned by Adam on all examples at once. The output layer keeps the columns of
-    classes that the user has by name; other classes start from zero, so that what is reused there
-    are the convolutions.
+    classes that the user has by name; for other classes it starts from zero, so that only the
+    convolutions are reused.
 
     Args:
         params: of the developers' nets, from `train_scratch`.
         developers: owners of the nets, in their order.
         users: tasks.
         images: (N, 28, 28, 3) uint8, all pictures.
-        steps: of Adam; without any, the net is tested as its output layer starts.
+        steps: of Adam; with zero steps, the net is tested as its output layer starts.
         rate: of Adam.
         progress: called with (users done, users).
 
@@ -363,9 +371,7 @@ def _timed(record: dict[str, Any], name: str, call: Callable[[], Any]) -> Any:
 
 
 def main() -> None:
-    from benchmarks.datasets.fashion import load_cache
-    from jaxspec.applications.scenario import draw_market
-
+    """Train the nets of one market, and print accuracies and times."""
     parser = argparse.ArgumentParser(description="Train one market's nets from scratch.")
     parser.add_argument("--cache", type=Path, default=None, help="folder of the pictures' cache")
     parser.add_argument("--seed", type=int, default=0)
@@ -417,7 +423,7 @@ def main() -> None:
     for name, value in record.items():
         print(f"{name:>32}  {value:.3f}" if isinstance(value, float) else f"{name:>32}  {value}")
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps(record, indent=2))
+        write_record(arguments.output, {"results": record})
 
 
 if __name__ == "__main__":
