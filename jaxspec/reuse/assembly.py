@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy
 
-from jaxspec.base.checks import as_features, as_labels, as_size
+from jaxspec.base.checks import as_class_labels, as_features, as_size
 from jaxspec.matching.match import Match
 from jaxspec.reuse.models import Models, check_match, run_model
 from jaxspec.reuse.team_inputs import Scaling, block_scalings, stack_blocks, team_blocks
@@ -97,7 +97,7 @@ def assemble(
         models: {id: function of inputs}, or one function of (id, inputs); probabilities (n, C).
         inputs: whatever the models take; n examples.
         features: (n, d) public features of the same examples.
-        labels: (n,) integers in 0..C_T-1, every user class at least once.
+        labels: (n,) the user's classes: integers in 0..C_T-1, or the names; each at least once.
         size: how many learnwares are run.
         folds: of the cross-validation; fewer if a class has fewer examples. Where a class has one
             example only, the class-wise team is taken.
@@ -109,8 +109,8 @@ def assemble(
     check_match(result)
     names = result.class_names
     features = np.asarray(as_features("features", features))
-    labels = as_labels(
-        "labels", labels, rows=len(features), num_classes=len(names), every_class=True
+    labels = as_class_labels(
+        "labels", labels, rows=len(features), class_names=names, every_class=True
     )
     top = np.argsort(-np.asarray(result.scores), kind="stable")[: as_size("size", size)]
     ids = [result.ids[i] for i in top]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.checks import as_features, as_labels, as_size
+from jaxspec.base.checks import as_class_labels, as_features, as_size
 from jaxspec.matching.match import Match
 from jaxspec.reuse.models import Model, Models, check_match, run_model
 
@@ -141,7 +141,7 @@ def try_short_list(
         result: of `match`, over all learnwares: z is relative to the scores that it holds.
         models: {id: function of inputs}, or one function of (id, inputs); probabilities (n, C).
         inputs: whatever the models take; n examples.
-        labels: (n,) integers in 0..C_T-1, the user's classes.
+        labels: (n,) the user's classes: integers in 0..C_T-1, or the names.
         k: how many to run (fewer if the match holds fewer).
         prior_examples: how many examples a standard deviation of the scores is worth; 0 for the
             evidence alone.
@@ -155,7 +155,7 @@ def try_short_list(
     if not 0 <= prior_examples < np.inf:
         raise ValueError(f"prior_examples: expected a number >= 0, got {prior_examples}")
     user_classes = len(result.class_names)
-    labels = np.asarray(as_labels("labels", labels, num_classes=user_classes))
+    labels = np.asarray(as_class_labels("labels", labels, class_names=result.class_names))
     if not len(labels):
         raise ValueError("labels: expected at least one example, got none")
     scores = np.asarray(result.scores)

@@ -216,3 +216,16 @@ def test_masked_labels_are_refused_by_name(market, models):
     masked = np.ma.masked_equal(labels, 3)
     with pytest.raises(ValueError, match="labels: .* masked array"):
         reuse.try_short_list(js.match(market, made_user(0)), models, features, masked)
+
+
+def test_labels_may_be_class_names_in_either_unicode_form(market, models):
+    features, labels = made_task(0, n=40)
+    class_names = ["a", "b", "c", "d\u00e9"]
+    result = js.match(market, user_of(features, labels, class_names))
+    expected = reuse.try_short_list(result, models, features, labels)
+    for form in ("d\u00e9", "de\u0301"):
+        spelled = [[*class_names[:3], form][label] for label in labels]
+        trial = reuse.try_short_list(result, models, features, spelled)
+        np.testing.assert_array_equal(trial.posterior, expected.posterior)
+    with pytest.raises(ValueError, match="labels: .* unknown"):
+        reuse.try_short_list(result, models, features, ["e"] * 40)
