@@ -74,7 +74,7 @@ def _working_float(dtype: Any) -> Any:
 
 def as_features(
     name: str, value: Any, *, dimension: int | None = None, rank: int = 2, copy: bool = True
-) -> Float[Values, "*batch n d"]:
+) -> Float[Values, "... n d"]:
     """Return `value` as a floating array of shape (..., n, d), or say what is wrong with it.
 
     Concrete values come back as numpy arrays, so that padding them compiles nothing; tracers
@@ -124,7 +124,7 @@ def as_features(
 
 def as_weights(
     name: str, value: Any, *, rows: int, columns: bool = False
-) -> Float[Values, rows *columns]:
+) -> Float[Values, "rows ..."]:
     """Return `value` as finite signed weights of shape (rows,), with `columns` also (rows, p).
 
     Raises:

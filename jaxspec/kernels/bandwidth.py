@@ -8,7 +8,7 @@ way takes near rows for equal ones, however far an outlier lies.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def median_bandwidth(
     """
     if metric not in ("euclidean", "cityblock"):
         raise ValueError(f"metric: expected 'euclidean' or 'cityblock', got {metric!r}")
-    rows = as_features("features", features, copy=False)
+    rows: Any = as_features("features", features, copy=False)
     if rows.shape[0] < 2:
         raise ValueError(f"features: expected at least two rows, got shape {rows.shape}")
     if sample_size is not None:
@@ -70,6 +70,7 @@ def median_bandwidth(
     groups = _groups(rows.shape[0], sample_size, key, traced)
     if traced:
         return _traced_median(metric, jnp.asarray(rows), groups)
+    rows = np.asarray(rows)
     measure = _euclidean_pairs if metric == "euclidean" else _cityblock_pairs
     median = _median(lambda: (pairs for group in groups for pairs in measure(rows[group])))
     with np.errstate(over="ignore", under="ignore"):
@@ -85,24 +86,19 @@ def median_bandwidth(
 def _groups(n: int, sample_size: int | None, key: Array | None, traced: bool) -> Array | np.ndarray:
     """Return row indices (groups, rows of a group); pairs within a group are measured."""
     if sample_size is None:
-        size = min(n, MAX_TRACED_ROWS) if traced else n
+        used, size = n, min(n, MAX_TRACED_ROWS) if traced else n
     else:
         pairs = max(sample_size * (sample_size - 1) // 2, MIN_PAIRS)
-        if n * (n - 1) // 2 <= 2 * pairs:
-            size = n
-        else:
-            size = 1 + 2 * pairs // min(n, MAX_ROWS)
+        used = min(n, MAX_ROWS)
+        size = n if n * (n - 1) // 2 <= 2 * pairs else 1 + 2 * pairs // used
     if size == n:
         return np.arange(n)[None]
-    used = n if sample_size is None else min(n, MAX_ROWS)
     count = round(used / size)
     size = used // count
     if key is None:
-        order = np.random.default_rng(0).permutation(n)
-    else:
-        order = jax.random.permutation(key, n)
-        order = order if traced else np.asarray(order)
-    return order[: count * size].reshape(count, size)
+        return np.random.default_rng(0).permutation(n)[: count * size].reshape(count, size)
+    order = jax.random.permutation(key, n)[: count * size].reshape(count, size)
+    return order if traced else np.asarray(order)
 
 
 def _row_codes(rows: np.ndarray) -> np.ndarray:
@@ -160,7 +156,7 @@ def _median(parts: Callable[[], Iterator[np.ndarray]]) -> float:
     """
     counts, zeros = np.zeros(1 << 16, np.int64), 0
     for values in parts():
-        zeros += values.size - np.count_nonzero(values)
+        zeros += values.size - int(np.count_nonzero(values))
         counts += np.bincount(_cells(values), minlength=len(counts))
     total = int(counts.sum())
     skipped = zeros if 2 * zeros >= total else 0
@@ -168,7 +164,7 @@ def _median(parts: Callable[[], Iterator[np.ndarray]]) -> float:
         return 0.0
     middle = skipped + np.array([(total - skipped - 1) // 2, (total - skipped) // 2])
     ends = np.cumsum(counts)
-    first, last = np.searchsorted(ends, middle, side="right")
+    first, last = np.searchsorted(ends, middle, side="right").tolist()
     kept = [v[(cells >= first) & (cells <= last)] for v in parts() for cells in [_cells(v)]]
     found = np.concatenate(kept)
     ranks = middle - (ends[first] - counts[first])

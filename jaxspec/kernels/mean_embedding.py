@@ -112,10 +112,10 @@ def weighted_sum(
     kernel: Kernel,
     x: Float[ArrayLike, "n d"],
     y: Float[ArrayLike, "m d"],
-    weights: Float[ArrayLike, m *p],
+    weights: Float[ArrayLike, "m ..."],
     *,
     block_size: int = BLOCK_SIZE,
-) -> Float[Array, n *p]:
+) -> Float[Array, "n ..."]:
     """Return sum_j k(x_i, y_j) weights_j for every row x_i, in blocks.
 
     Args:
