@@ -1,9 +1,10 @@
-"""Make the embedded demo data, ``jaxspec/data/fashion_contexts.npz``, from the study cache.
+"""Make the embedded demo data, ``jaxspec/data/fashion_contexts.npz``, from the study data.
 
-What lives here: the choice of pictures and thumbnails, the reduction of features to eight bits,
-a zip writer whose files are byte-identical on every run, and a linear probe that says what the
-data are worth. From the shell, ``python -m benchmarks.datasets.build_demo_data`` does the whole; with
-``--check`` it also prints the probe. It never changes the cache.
+    python -m benchmarks.datasets.build_demo_data --cache DIR [--check]
+
+chooses pictures and thumbnails, reduces the features to eight bits and writes a zip file that is
+identical on every run; ``--check`` also prints linear probes that say what the data are worth. The
+study data are never changed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.datasets.fashion import SEED, SOURCE, FashionStudy, build_cache, load_cache
+from benchmarks.datasets.fashion import SOURCE, FashionStudy, build_cache, load_cache
+from benchmarks.datasets.fashion_contexts import SEED
 
 __all__ = ["choose_rows", "compact", "probe_accuracy", "quantise", "write_npz"]
 
@@ -25,7 +27,7 @@ THUMBNAILS_PER_CELL = 7  # one to stand for the cell, six more for showing examp
 
 
 def choose_rows(labels: np.ndarray, contexts: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` rows of every class in every context, by context, in random order within one.
+    """Return `count` rows of every class in every context, context by context, shuffled in each.
 
     Args:
         labels: (N,) integers.
@@ -56,7 +58,7 @@ def choose_rows(labels: np.ndarray, contexts: np.ndarray, count: int, seed: int)
 
 
 def quantise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features to eight bits with one scale for each dimension; ``codes * scales`` undoes it.
+    """Reduce features to eight bits with one scale per dimension; ``codes * scales`` undoes it.
 
     Args:
         features: (N, d) floats.
@@ -71,7 +73,7 @@ def quantise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compact(study: FashionStudy) -> dict[str, np.ndarray]:
-    """The arrays of the embedded file, by name (their shapes are in ``jaxspec/data/README.md``)."""
+    """Return the arrays of the embedded file; ``jaxspec/data/README.md`` has their shapes."""
     rows = choose_rows(study.labels, study.contexts, PER_CELL, SEED)
     labels, contexts = study.labels[rows], study.contexts[rows]
     shown = np.sort(choose_rows(labels, contexts, THUMBNAILS_PER_CELL, SEED + 1))
@@ -104,13 +106,13 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def probe_accuracy(
     features: np.ndarray, labels: np.ndarray, contexts: np.ndarray, *, trained: int = 4_500
 ) -> np.ndarray:
-    """Logistic regression trained in one context and tested in all.
+    """Return the accuracy of logistic regressions, trained in one context and tested in all.
 
     Args:
         features: (N, d).
         labels: (N,) integers.
         contexts: (N,) integers.
-        trained: pictures a context that are trained on; the context's others are the test.
+        trained: pictures per context to train on; the others are the test.
 
     Returns:
         accuracy (C, C): row is the context of training, column that of the test.
@@ -140,7 +142,7 @@ def _print_probe(title: str, accuracy: np.ndarray, names: tuple[str, ...]) -> No
 
 
 def _check(study: FashionStudy, arrays: dict[str, np.ndarray]) -> None:
-    """Print the probe on the whole study, then before and after the reduction to eight bits."""
+    """Print the probes of the study, then before and after the reduction to eight bits."""
     names, features = study.context_names, study.features.astype(np.float32)
     for width in (64, 256):
         accuracy = probe_accuracy(features[:, :width], study.labels, study.contexts)
@@ -159,6 +161,7 @@ def _check(study: FashionStudy, arrays: dict[str, np.ndarray]) -> None:
 
 
 def main() -> None:
+    """Make the file."""
     parser = argparse.ArgumentParser(description="Build the embedded demo data from the cache.")
     parser.add_argument("--cache", type=Path, default=None, help="folder of the study cache")
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the pictures")
