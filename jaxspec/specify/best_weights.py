@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from jaxspec.base.checks import as_features, as_size, is_concrete
-from jaxspec.base.padding import pad_to
-from jaxspec.kernels.kernels import Kernel, as_kernel
+from jaxspec.base import as_features, as_size, is_concrete, pad_to
+from jaxspec.kernels import Kernel, as_kernel
 from jaxspec.specify.compiled_inputs import (
     BLOCK_SIZE,
     as_bandwidth_of,

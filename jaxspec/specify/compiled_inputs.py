@@ -9,13 +9,13 @@ weights of rows. Nothing here computes with features.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from jaxspec.base.checks import is_concrete
-from jaxspec.kernels.kernels import Gaussian, InverseMultiquadric, Laplacian
+from jaxspec.base import as_weights, is_concrete
+from jaxspec.kernels import Kernel
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike, DTypeLike
@@ -31,7 +31,6 @@ __all__ = [
 
 BLOCK_SIZE = 8192  # rows of data per block: with m = 200 its Gram block has 6.5 MB
 MIN_PADDED_ROWS = 128
-K = TypeVar("K", Gaussian, Laplacian, InverseMultiquadric)
 
 
 def padded_rows(count: int) -> int:
@@ -55,7 +54,7 @@ def as_scalar(value: ArrayLike, dtype: DTypeLike) -> Any:
     return np.asarray(value, dtype) if is_concrete(value) else value.astype(dtype)  # type: ignore[union-attr]
 
 
-def as_bandwidth_of(kernel: K, dtype: DTypeLike) -> K:
+def as_bandwidth_of(kernel: Kernel, dtype: DTypeLike) -> Kernel:
     """Return the kernel with its bandwidth as a number of this type."""
     return dataclasses.replace(kernel, bandwidth=as_scalar(kernel.bandwidth, dtype))
 
@@ -72,13 +71,10 @@ def as_row_weights(weights: Any, rows: Any) -> Any:
     n = rows.shape[0]
     if weights is None:
         return np.full(n, 1.0 / n, rows.dtype)
-    if np.shape(weights) != (n,):
-        raise ValueError(f"weights: expected shape ({n},), one per row, got {np.shape(weights)}")
-    if not is_concrete(weights):
-        return weights.astype(rows.dtype)
-    weights = np.asarray(weights, rows.dtype)
-    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
-        bad = weights[~(np.isfinite(weights) & (weights >= 0))]
-        got = f"{bad[0]}" if bad.size else f"a sum of {weights.sum()}"
-        raise ValueError(f"weights: expected finite nonnegative numbers, not all zero, got {got}")
+    weights = as_weights("weights", weights, rows=n).astype(rows.dtype)
+    if is_concrete(weights) and not (weights.min() >= 0 and weights.sum() > 0):
+        raise ValueError(
+            "weights: expected finite nonnegative numbers, not all zero, "
+            f"got a smallest weight of {weights.min()} and a sum of {weights.sum()}"
+        )
     return weights

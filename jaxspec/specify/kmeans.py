@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from jaxspec.kernels.kernels import distances
+from jaxspec.kernels import distances
 from jaxspec.specify.variable_projection import matmul
 
 if TYPE_CHECKING:

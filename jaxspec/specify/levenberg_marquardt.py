@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxspec.kernels.kernels import Kernel
+from jaxspec.kernels import Kernel
 from jaxspec.specify.variable_projection import (
     Data,
     Evaluation,

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from jaxspec.base.checks import as_features
-from jaxspec.base.pytrees import register
+from jaxspec.base import as_features, register
 from jaxspec.specify.variable_projection import matmul
 
 if TYPE_CHECKING:

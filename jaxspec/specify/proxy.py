@@ -16,9 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.checks import is_concrete
-from jaxspec.base.padding import bucket
-from jaxspec.base.platform import device_kind, on_processor
+from jaxspec.base import bucket, device_kind, is_concrete, on_processor
 from jaxspec.specify.compiled_inputs import padded_rows
 from jaxspec.specify.linear_proxy import (
     Proxy,
@@ -120,13 +118,15 @@ def fit_proxy(
         TypeError: labels that are not integers.
         ValueError: shapes, values or classes that do not fit; the message names the argument.
     """
-    Z, labels, teacher = check_problem(Z, labels, teacher, num_classes, "Z", "")
-    options = as_options(teacher_weight, ridge, tolerance, max_iterations, Z.dtype)
-    n, classes = Z.shape[0], int(num_classes)
-    concrete = is_concrete(Z, labels, teacher)
+    features, labels, teacher = check_problem(Z, labels, teacher, num_classes, "Z", "")
+    options = as_options(teacher_weight, ridge, tolerance, max_iterations, features.dtype)
+    n, classes = features.shape[0], int(num_classes)
+    concrete = is_concrete(features, labels, teacher)
     rows = padded_rows(n) if concrete else n
     width = bucket(classes, minimum=MIN_PADDED_CLASSES) if concrete else classes
-    proxy, diagnostics = _fit(*pad_problem(Z, labels, teacher, classes, rows, width), *options)
+    proxy, diagnostics = _fit(
+        *pad_problem(features, labels, teacher, classes, rows, width), *options
+    )
     if is_concrete(proxy):
         # Cut by numpy: an eager jax operation would compile for every number of classes.
         weights, bias = jax.device_get((proxy.weights, proxy.bias))

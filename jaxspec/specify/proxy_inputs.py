@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxspec.base.checks import as_features, as_labels, as_number, as_probabilities, as_size
-from jaxspec.base.padding import pad_to
+from jaxspec.base import as_features, as_labels, as_number, as_probabilities, as_size, pad_to
 from jaxspec.specify.compiled_inputs import as_scalar
 
 __all__ = ["as_options", "check_problem", "pad_problem", "stack_problems"]

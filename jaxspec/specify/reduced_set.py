@@ -16,10 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.checks import as_features, as_key, as_number, as_size, is_concrete
-from jaxspec.base.padding import bucket, pad_to
-from jaxspec.base.platform import device_kind
-from jaxspec.kernels.kernels import Kernel, ReducedSet, as_kernel
+from jaxspec.base import (
+    as_features,
+    as_key,
+    as_number,
+    as_size,
+    bucket,
+    device_kind,
+    is_concrete,
+    pad_to,
+)
+from jaxspec.kernels import Kernel, ReducedSet, as_kernel
 from jaxspec.specify.best_weights import best_weights
 from jaxspec.specify.compiled_inputs import (
     BLOCK_SIZE,

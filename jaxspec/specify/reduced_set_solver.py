@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from jaxspec.base.pytrees import register
-from jaxspec.kernels.kernels import Kernel, ReducedSet, squared_mmd
+from jaxspec.base import register
+from jaxspec.kernels import Kernel, ReducedSet, squared_mmd
 from jaxspec.specify.compiled_inputs import padded_rows
 from jaxspec.specify.kmeans import kmeans_plus_plus, lloyd, systematic_sample
 from jaxspec.specify.levenberg_marquardt import State, each, optimise

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.checks import as_features, as_key, as_size
-from jaxspec.base.padding import bucket, pad_to
-from jaxspec.kernels.kernels import Kernel, ReducedSet, as_kernel, inner_product
+from jaxspec.base import as_features, as_key, as_size, bucket, pad_to
+from jaxspec.kernels import Kernel, ReducedSet, as_kernel, inner_product
 from jaxspec.specify.compiled_inputs import (
     BLOCK_SIZE,
     as_bandwidth_of,
@@ -21,6 +21,7 @@ from jaxspec.specify.compiled_inputs import (
     padded_rows,
 )
 from jaxspec.specify.reduced_set_solver import centre, fit
+from jaxspec.specify.variable_projection import JITTER
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["suggest_size"]
 
-ROUNDING = 8  # times the eps of the type: what the difference of two squared norms may be off
+ROUNDING = 16  # times the eps of the type: the error of a difference of two squared norms
 
 
 def suggest_size(
@@ -72,7 +73,7 @@ def suggest_size(
         rows - rows.mean(axis=0, keepdims=True, dtype=np.float64).astype(rows.dtype),
         (padded, rows.shape[1]),
     )
-    data = ReducedSet(rows, weights)
+    data = ReducedSet(jnp.asarray(rows), jnp.asarray(weights))
     norm = float(inner_product(kernel, data, data))
     noise = max((1.0 - norm) / (n - 1), ROUNDING * float(np.finfo(rows.dtype).eps))
 
@@ -102,9 +103,11 @@ def _explained(
         weights[None],
         active,
         kernel,
-        np.zeros((), rows.dtype),
+        jnp.zeros((), rows.dtype),
         max_iterations,
         nonnegative=False,
         block_size=BLOCK_SIZE,
     )
-    return -state.best.value[0]
+    # The best value counts the jitter of the Gram matrix as an error, which matters for one point.
+    jitter = JITTER * active.shape[0] * float(jnp.finfo(rows.dtype).eps)
+    return jitter * jnp.square(state.best.weights[0]).sum() - state.best.value[0]

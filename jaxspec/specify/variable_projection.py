@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxspec.kernels.kernels import Kernel, distances
+from jaxspec.kernels import Kernel, distances
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
-__all__ = ["Data", "Evaluation", "evaluate", "in_blocks", "inverse_factor", "matmul"]
+__all__ = [
+    "JITTER",
+    "Data",
+    "Evaluation",
+    "evaluate",
+    "in_blocks",
+    "inverse_factor",
+    "matmul",
+]
 
 JITTER = 2.0  # times m eps k(x, x): about the rounding in the Cholesky factor itself
 
@@ -165,7 +173,9 @@ def _solve_nonnegative(gram: Array, target: Array, active: Array) -> tuple[Array
         dual = matmul(gram, weights) - target
         return active & jnp.where(support, weights < 0, dual < -slack)
 
-    def pivot(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def pivot(
+        state: tuple[Array, Array, Array, Array, Array],
+    ) -> tuple[Array, Array, Array, Array, Array]:
         support, wrong, fewest, chances, step = state
         count = wrong.sum()
         better = count < fewest

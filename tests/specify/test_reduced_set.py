@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
-from jaxspec.kernels.kernels import Gaussian, InverseMultiquadric, Laplacian, median_bandwidth
+from jaxspec.kernels import Gaussian, InverseMultiquadric, Laplacian, median_bandwidth
 from jaxspec.specify.kmeans import kmeans_plus_plus, lloyd, systematic_sample
 from jaxspec.specify.reduced_set import (
     ReducedSetDiagnostics,
