@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import jaxspec as js
-from benchmarks import made_market
-from benchmarks.device_market import make_on_device
+from benchmarks.markets import made_market
+from benchmarks.markets.device_market import make_on_device
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])

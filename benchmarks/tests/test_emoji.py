@@ -1,4 +1,4 @@
-"""The emoji study on a small made tree of packages: no download, and no backbone runs."""
+"""The emoji data from small made packages: nothing is downloaded and no network runs."""
 
 import io
 import json
@@ -12,7 +12,9 @@ pytest.importorskip("PIL")
 pytest.importorskip("scipy")
 from PIL import Image
 
-from benchmarks import emoji as study
+from benchmarks.datasets import emoji as study
+from benchmarks.datasets import emoji_drawings as drawing
+from benchmarks.datasets import features as shared
 
 THINGS = {  # subcategory -> short names
     "animal-bug": ["bug", "ant", "honeybee", "snail", "worm", "fly", "cricket"],
@@ -57,7 +59,7 @@ def made_table():
     }
     for code, (name, stem) in people.items():
         entries.append(entry(code, "person-role", len(entries)))
-        names[study._sequence(code)] = name
+        names[drawing.characters_of(code)] = name
         drawn |= {stem, stem.replace("default", "dark")}
     return entries, names, drawn
 
@@ -114,40 +116,40 @@ def built(archives, tmp_path, monkeypatch):
         return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-6)
 
     monkeypatch.setattr(study, "fetch_packages", lambda folder: archives)
-    monkeypatch.setattr(study, "load_extractor", lambda: extract)
-    monkeypatch.setattr(study, "draw_svg", lambda data: np.full((64, 64, 3), 200, np.uint8))
+    monkeypatch.setattr(shared, "load_extractor", lambda: extract)
+    monkeypatch.setattr(drawing, "draw_svg", lambda data: np.full((64, 64, 3), 200, np.uint8))
     study.build_cache(tmp_path)
     return tmp_path
 
 
 def test_every_subcategory_belongs_to_one_class():
-    parts = [part for parts in study.CLASSES.values() for part in parts.split(", ")]
+    parts = [part for parts in drawing.CLASSES.values() for part in parts.split(", ")]
     assert max(Counter(parts).values()) == 1
-    assert len(study.CLASS_NAMES) == 10
+    assert len(drawing.CLASS_NAMES) == 10
     assert len(study.CONTEXT_NAMES) == 11
 
 
 def test_subcategories_merge_and_the_rest_is_left_out():
-    chosen = study.choose_emoji(*made_table())
-    counts = Counter(study.CLASS_NAMES[one.label] for one in chosen)
+    chosen = drawing.choose_emoji(*made_table())
+    counts = Counter(drawing.CLASS_NAMES[one.label] for one in chosen)
     assert counts == {"animal": 11, "food": 5, "people": 3}
 
 
 def test_of_twins_only_the_person_is_kept():
-    people = [one.name for one in study.choose_emoji(*made_table()) if one.label == 1]
+    people = [one.name for one in drawing.choose_emoji(*made_table()) if one.label == 1]
     assert people == ["cook", "person running", "mage"]
 
 
 def test_a_twin_stands_in_when_the_person_is_not_drawn():
     entries, names, drawn = made_table()
-    chosen = study.choose_emoji(entries, names, drawn - {"cook-default"})
+    chosen = drawing.choose_emoji(entries, names, drawn - {"cook-default"})
     assert "woman cook" in [one.name for one in chosen]
 
 
 def test_an_emoji_that_one_style_lacks_is_left_out():
     entries, names, drawn = made_table()
     entries[0]["has_img_twitter"] = False
-    chosen = [one.name for one in study.choose_emoji(entries, names, drawn - {"ant"})]
+    chosen = [one.name for one in drawing.choose_emoji(entries, names, drawn - {"ant"})]
     assert "bug" not in chosen
     assert "ant" not in chosen
 
@@ -165,8 +167,8 @@ def test_an_emoji_that_one_style_lacks_is_left_out():
     ],
 )
 def test_short_names_lead_to_fluent_files(name, stem):
-    assert study.fluent_name(name, {stem, "something-else"}) == stem
-    assert study.fluent_name(name, {"something-else"}) is None
+    assert drawing.fluent_name(name, {stem, "something-else"}) == stem
+    assert drawing.fluent_name(name, {"something-else"}) is None
 
 
 def test_sides_halve_every_class_and_follow_the_seed():
@@ -184,11 +186,11 @@ def test_blending_follows_the_closed_form():
     picture = rng.integers(0, 256, (9, 9, 4), np.uint8)
     colour, alpha = picture[..., :3].astype(float), picture[..., 3:] / 255
     expected = 255 - alpha * (255 - colour)
-    assert np.abs(study.on_white(picture) - expected).max() <= 0.5 + 1e-9
+    assert np.abs(drawing.on_white(picture) - expected).max() <= 0.5 + 1e-9
     picture[..., 3] = 0
-    assert (study.on_white(picture) == 255).all()
+    assert (drawing.on_white(picture) == 255).all()
     picture[..., 3] = 255
-    np.testing.assert_array_equal(study.on_white(picture), picture[..., :3])
+    np.testing.assert_array_equal(drawing.on_white(picture), picture[..., :3])
 
 
 @pytest.mark.parametrize("context", study.CONTEXT_NAMES)
@@ -219,11 +221,11 @@ def test_svg_is_drawn_on_white():
     )
     expected = np.full((64, 64, 3), 255, np.uint8)
     expected[16:48, 16:48] = 0
-    np.testing.assert_array_equal(study.draw_svg(square), expected)
+    np.testing.assert_array_equal(drawing.draw_svg(square), expected)
 
 
 def test_drawings_come_from_the_archives(archives):
-    chosen, drawings = study.read_drawings(archives)
+    chosen, drawings = drawing.read_drawings(archives)
     assert "snail" not in [one.name for one in chosen]
     ant = next(one for one in chosen if one.name == "ant")
     for style in ("noto", "twemoji"):
@@ -247,7 +249,7 @@ def test_cache_holds_one_row_an_emoji_and_domain(built):
     assert loaded.features.dtype == np.float16
     assert loaded.images.shape == (rows, 28, 28, 3)
     assert loaded.images.dtype == loaded.labels.dtype == loaded.contexts.dtype == np.uint8
-    assert loaded.class_names == study.CLASS_NAMES
+    assert loaded.class_names == drawing.CLASS_NAMES
     assert loaded.context_names == study.CONTEXT_NAMES
     assert study.load_cache(built, images=False).images is None
     counts = study.count_table(loaded)
@@ -262,9 +264,9 @@ def test_a_stopped_extraction_goes_on_with_the_missing_domain(built, archives, m
     (built / "emoji_study.npz").unlink()
     next(built.glob("emoji_domains/*/noto_edges.npz")).unlink()
     calls = []
-    extract = study.load_extractor()
+    extract = shared.load_extractor()
     monkeypatch.setattr(
-        study, "load_extractor", lambda: lambda images: calls.append(1) or extract(images)
+        shared, "load_extractor", lambda: lambda images: calls.append(1) or extract(images)
     )
     study.build_cache(built)
     assert len(calls) == 1
@@ -272,14 +274,14 @@ def test_a_stopped_extraction_goes_on_with_the_missing_domain(built, archives, m
 
 
 def test_a_missing_cache_says_how_to_build_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.emoji"):
+    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.datasets\.emoji"):
         study.load_cache(tmp_path)
 
 
 def test_missing_npm_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(study.shutil, "which", lambda name: None)
+    monkeypatch.setattr(drawing.shutil, "which", lambda name: None)
     with pytest.raises(FileNotFoundError, match="npm is not installed"):
-        study.fetch_packages(tmp_path)
+        drawing.fetch_packages(tmp_path)
 
 
 def test_linear_probes_learn_what_is_the_same_in_every_domain():
@@ -294,7 +296,7 @@ def test_linear_probes_learn_what_is_the_same_in_every_domain():
         contexts=np.repeat(np.arange(11), 40).astype(np.uint8),
         emoji=np.tile(np.arange(40), 11),
         side=np.tile(study.assign_sides(np.arange(40) % 10), 11),
-        class_names=study.CLASS_NAMES,
+        class_names=drawing.CLASS_NAMES,
         context_names=study.CONTEXT_NAMES,
         emoji_names=tuple(map(str, range(40))),
     )

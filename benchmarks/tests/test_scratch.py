@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import scratch
+from benchmarks.studies import scratch
 from jaxspec.applications.scenario import Developer, LabelSpace, MarketDraw, User, direct_truth
 
 NAMES = ("top", "bottom", "middle")

@@ -1,22 +1,28 @@
-"""The k largest of many values: by groups first, which is far less to sort."""
+"""The k largest of many values, found by groups first, which leaves far fewer values to sort.
+
+`largest` is for use inside compiled functions and checks nothing.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
+if TYPE_CHECKING:
+    from jax import Array
+    from jaxtyping import Float, Int32
+
 __all__ = ["largest"]
 
-Array = Any
-GROUP = 64
+GROUP = 64  # values per group
 
 
-def largest(values: Array, k: int) -> Array:
-    """Return the places of the k largest of (n,), (k,) int32, largest first, the first of equals.
+def largest(values: Float[Array, " n"], k: int) -> Int32[Array, " k"]:
+    """Return the indices of the k largest values, largest first; of equal values the first.
 
-    They lie in the k groups with the largest maxima.
+    Only the k groups with the largest maxima can hold them.
     """
     short = -len(values) % GROUP
     groups = jnp.pad(values, (0, short), constant_values=-jnp.inf).reshape(-1, GROUP)

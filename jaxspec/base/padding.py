@@ -1,20 +1,24 @@
 """The sizes that arrays are padded to before they enter a compiled function.
 
-A compiled function serves one shape. Padding to a few sizes, with masks or zero weights, lets a
-market grow by one and users bring 3 or 7 classes without compiling again. Padding of concrete
-arrays is done by numpy, since every eager jax operation on a new shape is itself a compilation.
+A compiled function serves one shape. Arrays are therefore padded to a few sizes, with masks or
+zero weights, so that a market that grows by one learnware, or users with 3 and with 7 classes,
+compile nothing. Concrete arrays are padded by numpy, because every jax operation outside of `jit`
+on a new shape is itself a compilation.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.base.checks import is_concrete
 
 __all__ = ["bucket", "pad_to"]
+
+T = TypeVar("T", bound=np.ndarray | jax.Array)
 
 
 def bucket(size: int, *, minimum: int = 8) -> int:
@@ -29,10 +33,16 @@ def bucket(size: int, *, minimum: int = 8) -> int:
     return padded
 
 
-def pad_to(array: Any, shape: tuple[int, ...], *, value: float = 0) -> Any:
-    """Return `array` with trailing entries `value` added to each axis up to `shape`."""
+def pad_to(array: T, shape: tuple[int, ...], *, value: float = 0) -> T:
+    """Return `array` with entries `value` added at the end of each axis, up to `shape`.
+
+    Concrete arrays come back as numpy arrays, or as they are if nothing is to be added.
+
+    Raises:
+        ValueError: the array has another number of axes, or is longer than `shape` in one.
+    """
     if array.shape == shape:
         return array
     widths = [(0, new - old) for old, new in zip(array.shape, shape, strict=True)]
-    pad = np.pad if is_concrete(array) else jnp.pad
+    pad: Any = np.pad if is_concrete(array) else jnp.pad
     return pad(array, widths, constant_values=value)

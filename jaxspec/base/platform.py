@@ -1,4 +1,7 @@
-"""What kind of device work is sized for: one place to ask."""
+"""The kind of device that jax computes on, by which block sizes are chosen.
+
+The only place in the package that asks for it, so that tests can replace it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ __all__ = ["device_kind", "on_processor"]
 
 
 def on_processor() -> bool:
-    """Tell whether jax's default device is the host's processor and no accelerator.
+    """Tell whether jax's default device is the host's processor, not an accelerator.
 
-    A processor wants blocks that stay in its cache, an accelerator few long launches.
+    A processor is fastest with blocks that stay in its cache, an accelerator with few large steps.
     """
     return jax.default_backend() == "cpu"
 
 
 def device_kind() -> str:
-    """Return "processor" or "accelerator", to look sizes up by."""
+    """Return "processor" or "accelerator", the keys of tables of block sizes."""
     return "processor" if on_processor() else "accelerator"

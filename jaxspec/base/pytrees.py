@@ -1,8 +1,8 @@
 """Registration of frozen dataclasses as pytrees.
 
-Like `jax.tree_util.register_dataclass`, with the class in the tree structure: jax 0.10.2 takes two
-registered dataclasses with the same fields for equal structures, whatever their classes, and then
-now and then runs what it compiled for one of them for the other.
+`register` is like `jax.tree_util.register_dataclass`, but puts the class in the tree structure:
+jax 0.10.2 treats the structures of two registered dataclasses with the same fields as equal,
+whatever their classes, and sometimes runs what it compiled for one of them on the other.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def register(cls: type[T]) -> type[T]:
         return tuple(zip(keys, children, strict=True)), structure(node)
 
     def unflatten(auxiliary: tuple[Any, ...], children: Any) -> Any:
-        # Not by the constructor, whose checks are for users: jax puts gradients (a bandwidth's may
-        # be negative), None and placeholders in the leaves' places.
+        # Not by the constructor, whose checks are for users: jax also puts gradients (that of a
+        # bandwidth may be negative), None and placeholders in the places of the leaves.
         node = object.__new__(cls)
         for name, value in zip((*data, *static), (*children, *auxiliary[1:]), strict=True):
             object.__setattr__(node, name, value)

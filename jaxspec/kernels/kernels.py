@@ -1,50 +1,44 @@
-"""Kernels, bandwidths, and the blocked kernel sums that everything else is made of.
+"""Kernels, distances and dense kernel matrices.
 
 A kernel is a frozen pytree whose only leaf is its bandwidth, so `jit`, `vmap` and `grad` pass
-through it. A `ReducedSet` is a weighted point set: the element sum_j w_j k(U_j, .) of the
-kernel's Hilbert space H. Features are (n, d) rows; the plain mean embedding of features is the
-set with weights 1/n.
+through it. To add a kernel, write one more class here, name it in `Kernel`, and export it in the
+package's `__init__`.
 
-Nothing here forms an n x n array when n is large: `weighted_sum` goes over blocks of at most
-`block_size` rows of either argument. Squared distances are formed from one matrix product after
-both arguments are moved to a common origin; at an offset of 100 this is what keeps float32 exact
-to rounding.
+`gram` checks its arguments. `distances` and `kernel_values` are for use inside compiled functions
+and check nothing. All of them return the whole (n, m) matrix: sums over large sets belong to
+`jaxspec.kernels.mean_embedding`, which never forms it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.checks import as_features, as_key, as_size, is_concrete
+from jaxspec.base.checks import as_features, is_concrete
 from jaxspec.base.pytrees import register
+
+if TYPE_CHECKING:
+    from jax import Array
+    from jaxtyping import ArrayLike, Float
 
 __all__ = [
     "Gaussian",
     "InverseMultiquadric",
     "Kernel",
     "Laplacian",
-    "ReducedSet",
     "as_kernel",
     "distances",
     "gram",
-    "inner_product",
     "kernel_label",
-    "median_bandwidth",
-    "mmd",
-    "one_by_one",
-    "square_norm",
-    "squared_mmd",
-    "weighted_sum",
+    "kernel_values",
 ]
 
-Array = Any  # jax.Array or numpy.ndarray
-BLOCK_SIZE = 2048  # rows a block: 2048 x 2048 float32 is 16 MiB, about a last-level cache
+FAR_TOLERANCE = 1e-5  # largest rounding error of a squared distance, in squared bandwidths
 
 
 @register
@@ -60,11 +54,11 @@ class Gaussian:
     metric: ClassVar[str] = "sqeuclidean"
 
     def __post_init__(self) -> None:
-        _check_bandwidth(self.bandwidth)
+        _store_bandwidth(self)
 
     def profile(self, distance: Array) -> Array:
         """Return the kernel's value at squared Euclidean distances, elementwise."""
-        return jnp.exp(distance * (-0.5 / jnp.square(self.bandwidth)))
+        return jnp.exp(distance * (-0.5 / jnp.square(_bandwidth_for(self, distance))))
 
 
 @register
@@ -72,8 +66,8 @@ class Gaussian:
 class Laplacian:
     """k(x, y) = exp(-|x - y|_1 / bandwidth).
 
-    The sum norm, as in scikit-learn's `laplacian_kernel` with gamma = 1 / bandwidth. It is no
-    function of a matrix product, so it costs n m d elementwise operations.
+    The sum norm, as in scikit-learn's `laplacian_kernel` with gamma = 1 / bandwidth. It cannot be
+    written with a matrix product, so it costs n m d elementwise operations.
 
     Attributes:
         bandwidth: positive scalar, in units of the features.
@@ -83,11 +77,11 @@ class Laplacian:
     metric: ClassVar[str] = "cityblock"
 
     def __post_init__(self) -> None:
-        _check_bandwidth(self.bandwidth)
+        _store_bandwidth(self)
 
     def profile(self, distance: Array) -> Array:
         """Return the kernel's value at sum-norm distances, elementwise."""
-        return jnp.exp(-distance / self.bandwidth)
+        return jnp.exp(-distance / _bandwidth_for(self, distance))
 
 
 @register
@@ -103,39 +97,58 @@ class InverseMultiquadric:
     metric: ClassVar[str] = "sqeuclidean"
 
     def __post_init__(self) -> None:
-        _check_bandwidth(self.bandwidth)
+        _store_bandwidth(self)
 
     def profile(self, distance: Array) -> Array:
         """Return the kernel's value at squared Euclidean distances, elementwise."""
-        return jax.lax.rsqrt(1.0 + distance / jnp.square(self.bandwidth))
+        return jax.lax.rsqrt(1.0 + distance / jnp.square(_bandwidth_for(self, distance)))
 
 
 Kernel = Gaussian | Laplacian | InverseMultiquadric
 
 
-def _check_bandwidth(bandwidth: Array) -> None:
+def _bandwidth_for(kernel: Any, distance: Array) -> Array:
+    """Return the bandwidth in the distances' type, so that a kernel never changes that type."""
+    return jnp.asarray(kernel.bandwidth, distance.dtype)
+
+
+def _store_bandwidth(kernel: Any) -> None:
+    """Check the bandwidth and store it as an array of the default float type.
+
+    Python numbers, numpy numbers and arrays then have one type, and a function compiled for one of
+    them serves the others. Tracers stay as they are.
+    """
+    bandwidth = kernel.bandwidth
     if not is_concrete(bandwidth):
         return
-    if not isinstance(bandwidth, (int, float, np.ndarray, np.generic, jax.Array)):
+    if isinstance(bandwidth, np.ma.MaskedArray) or not isinstance(
+        bandwidth, (int, float, np.ndarray, np.generic, jax.Array)
+    ):
         raise TypeError(
             f"bandwidth: expected a number or an array, got a {type(bandwidth).__name__}: "
             f"{bandwidth!r:.80}"
         )
     value = np.asarray(bandwidth)
-    if value.dtype.kind not in "fiu" or not np.all(np.isfinite(value)) or np.any(value <= 0):
+    real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+    if not real or not np.all(np.isfinite(value)) or np.any(value <= 0):
         raise ValueError(f"bandwidth: expected a positive finite number, got {bandwidth!r}")
-    kept = jax.dtypes.canonicalize_dtype(value.dtype if value.dtype.kind == "f" else float)
+    stored = jax.dtypes.canonicalize_dtype(float)
     with np.errstate(over="ignore", under="ignore"):
-        square = np.square(value.astype(kept))
+        value = value.astype(stored)
+        square = np.square(value)
     if not np.all((square > 0) & (square < np.inf)):
-        raise ValueError(f"bandwidth: expected one whose square {kept} holds, got {bandwidth!r}")
+        raise ValueError(f"bandwidth: expected one whose square {stored} holds, got {bandwidth!r}")
+    if not (isinstance(bandwidth, jax.Array) and bandwidth.dtype == stored) or bandwidth.weak_type:
+        with jax.ensure_compile_time_eval():  # an array, not a tracer, also while jax traces
+            bandwidth = jnp.asarray(value)
+    object.__setattr__(kernel, "bandwidth", bandwidth)
 
 
-def as_kernel(name: str, value: Any) -> Kernel:
+def as_kernel(name: str, value: object) -> Kernel:
     """Return `value` if it is a kernel with one bandwidth.
 
     Raises:
-        TypeError: it is no kernel.
+        TypeError: `value` is not a kernel.
         ValueError: its bandwidth has axes, and would broadcast against distances.
     """
     if not isinstance(value, Kernel):
@@ -155,335 +168,159 @@ def kernel_label(kernel: Kernel) -> str:
     return f"{type(kernel).__name__}(bandwidth={float(kernel.bandwidth):.9g})"
 
 
-@register
-@dataclasses.dataclass(frozen=True)
-class ReducedSet:
-    """A weighted point set: the element sum_j weights_j k(points_j, .) of H.
+def distances(
+    metric: str,
+    x: Float[Array, "n d"],
+    y: Float[Array, "m d"],
+    *,
+    resolution: Float[Array, ""] | float | None = None,
+) -> Float[Array, "n m"]:
+    """Return the distances between the rows of x and the rows of y; none is negative. Unchecked.
 
-    Attributes:
-        points: (m, d), the features' unit. A batch has leading axes: (b, m, d).
-        weights: (m,), signed, never rescaled. A point of weight zero counts for nothing.
-        diagnostics: how the set was found (`jaxspec.specify.reduced_set.Diagnostics`), or None.
+    A squared Euclidean distance comes from one matrix product around the mean of y. Its rounding
+    error grows with the squared distance from that mean: between two rows of a group that lies far
+    from the mean it may exceed the distance itself.
+
+    Args:
+        metric: 'sqeuclidean', or 'cityblock' (the sum norm, one column at a time, so that no
+            (n, m, d) array exists; exact to rounding for groups of any place).
+        x: (n, d).
+        y: (m, d).
+        resolution: a squared distance, such as the squared bandwidth. If given and rounding
+            errors may exceed 1e-5 of it, distances are direct sums of squared differences: n m d
+            elementwise operations. Otherwise the check costs (n + m) d operations.
     """
-
-    points: Array
-    weights: Array
-    diagnostics: Any = None
-
-
-def distances(metric: str, x: Array, y: Array) -> Array:
-    """Return distances between the rows of x (n, d) and y (m, d): (n, m), not negative.
-
-    `metric` is 'sqeuclidean' (one matrix product around the mean of y) or 'cityblock' (a sum over
-    the d columns, one column at a time, so that no (n, m, d) array exists).
-    """
+    x, y = jnp.asarray(x), jnp.asarray(y)
     if metric == "cityblock":
-        zero = jnp.zeros((x.shape[0], y.shape[0]), x.dtype)
-
-        def add(total: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
-            return total + jnp.abs(column[0][:, None] - column[1][None, :]), None
-
-        return jax.lax.scan(add, zero, (x.T, y.T))[0]
-    origin = jax.lax.stop_gradient(y.mean(axis=0))
-    x, y = x - origin, y - origin
-    product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-    squared = jnp.square(x).sum(1)[:, None] + jnp.square(y).sum(1)[None, :] - 2.0 * product
-    return jnp.maximum(squared, 0.0)
+        return _cityblock(x, y)
+    if resolution is None:
+        return _product_distances(x, y)
+    return _resolved_distances(x, y, jnp.asarray(resolution, x.dtype))
 
 
-def one_by_one(function: Any, values: Any) -> Any:
-    """Return `jax.lax.map`; a single one is no loop, which an accelerator would wait for."""
-    leaves = jax.tree.leaves(values)
-    if leaves[0].shape[0] != 1:
-        return jax.lax.map(function, values)
-    found = function(jax.tree.map(lambda leaf: leaf[0], values))
-    return jax.tree.map(lambda leaf: leaf[None], found)
+def _cityblock(x: Array, y: Array) -> Array:
+    zero = jnp.zeros((x.shape[0], y.shape[0]), x.dtype)
+
+    def add(total: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + jnp.abs(column[0][:, None] - column[1][None, :]), None
+
+    return jax.lax.scan(add, zero, (x.T, y.T))[0]
 
 
-def square_norm(kernel: Kernel, points: Array, weights: Array) -> Array:
-    """Return |sum_j w_j k(u_j, .)|^2 of points (m, d) and weights (m,); unchecked, for use in jit.
+def _centred(x: Array, y: Array) -> tuple[Array, Array]:
+    origin = jax.lax.stop_gradient(y.mean(axis=0, keepdims=True))
+    return x - origin, y - origin
 
-    The whole (m, m) Gram matrix is formed: for reduced sets and few examples.
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _product_distances(x: Array, y: Array) -> Array:
+    x, y = _centred(x, y)
+    norms = jnp.square(x).sum(1)[:, None] + jnp.square(y).sum(1)[None, :]
+    return jnp.maximum(norms - 2.0 * _matmul(x, y.T), 0.0)
+
+
+def _or_direct(
+    values: Array, x: Array, y: Array, resolution: Array, function: Callable[[Array], Array]
+) -> Array:
+    """Return `values` (n, m), or `function` of direct distances where those may be far off.
+
+    That is so if rows of both x and y are far from their common origin: a row near it has either
+    small norms on both sides or a distance so large that rounding does not matter. Rows enter the
+    differences as they are, not centred: the difference of two near numbers is exact, wherever
+    they lie. This is a loop of at most one step, and not `lax.cond`, because `vmap` turns the
+    latter into both branches for all.
     """
-    values = kernel.profile(distances(kernel.metric, points, points))
-    return jnp.matmul(weights, _product(values, weights), precision="highest")
+    norms = (jnp.square(one).sum(1).max() for one in _centred(x, y))
+    limit = resolution * (FAR_TOLERANCE / float(jnp.finfo(x.dtype).eps))
+    far = jnp.minimum(*norms) > limit
+
+    def direct(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        squared = jnp.square(x[:, None, :] - y[None, :, :]).sum(2)  # fused: never (n, m, d)
+        return jnp.zeros_like(state[0]), function(squared)
+
+    return jax.lax.while_loop(lambda state: state[0], direct, (far, values))[1]
 
 
-def gram(kernel: Kernel, x: Array, y: Array) -> Array:
+@jax.custom_jvp
+def _resolved_distances(x: Array, y: Array, resolution: Array) -> Array:
+    return _or_direct(_product_distances(x, y), x, y, resolution, lambda distance: distance)
+
+
+@_resolved_distances.defjvp
+def _resolved_distances_jvp(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    """Return the distances and 2 (x - y) (dx - dy), which, unlike the loop, can be transposed."""
+    x, y = _centred(*primals[:2])
+    dx, dy, _ = tangents
+    norms = (x * dx).sum(1)[:, None] + (y * dy).sum(1)[None, :]
+    return _resolved_distances(*primals), 2.0 * (norms - _matmul(x, dy.T) - _matmul(dx, y.T))
+
+
+@jax.jit
+def kernel_values(
+    kernel: Kernel, x: Float[Array, "n d"], y: Float[Array, "m d"]
+) -> Float[Array, "n m"]:
+    """Return the matrix k(x_i, y_j), unchecked: for use inside compiled functions.
+
+    Like `kernel.profile(distances(kernel.metric, x, y))`, and exact to about 1e-5 also within
+    groups that lie many bandwidths apart, where k(x, x) = 1.
+    """
+    return _kernel_values(kernel, x, y)
+
+
+@jax.custom_jvp
+def _kernel_values(kernel: Kernel, x: Array, y: Array) -> Array:
+    values = kernel.profile(distances(kernel.metric, x, y))
+    if kernel.metric == "cityblock":
+        return values
+    return _or_direct(values, x, y, jnp.square(_bandwidth_for(kernel, x)), kernel.profile)
+
+
+@_kernel_values.defjvp
+def _kernel_values_jvp(
+    primals: tuple[Kernel, Array, Array], tangents: tuple[Any, Array, Array]
+) -> tuple[Array, Array]:
+    def values(kernel: Kernel, x: Array, y: Array) -> Array:
+        resolution = jax.lax.stop_gradient(jnp.square(_bandwidth_for(kernel, x)))
+        return kernel.profile(distances(kernel.metric, x, y, resolution=resolution))
+
+    return jax.jvp(values, primals, tangents)
+
+
+def gram(
+    kernel: Kernel, x: Float[ArrayLike, "n d"], y: Float[ArrayLike, "m d"]
+) -> Float[Array, "n m"]:
     """Return the Gram matrix k(x_i, y_j) of x (n, d) and y (m, d) as one dense (n, m) array.
 
-    For small sets; sums over a large set go through `weighted_sum`.
+    For small sets; sums over a large set go through `weighted_sum`. Groups of rows may lie any
+    number of bandwidths apart.
 
     Raises:
+        TypeError: `kernel` is not a kernel, or entries are not real numbers.
         ValueError: x or y is not two-dimensional, or their numbers of columns differ.
     """
     kernel, x = as_kernel("kernel", kernel), as_features("x", x)
     y = as_features("y", y, dimension=x.shape[1])
-    return _gram(kernel, jnp.asarray(x), jnp.asarray(y))
+    return kernel_values(kernel, *as_one_type(x, y))
 
 
-def _gram(kernel: Kernel, x: Array, y: Array) -> Array:
-    return kernel.profile(distances(kernel.metric, x, y))
+def as_one_type(*arrays: Any) -> list[Array]:
+    """Return floating arrays as jax arrays of the widest of their types.
 
-
-def _blocks(array: Array, block_size: int) -> Array:
-    """Return `array` (n, ...) as (ceil(n / block), block, ...), zeros at the end."""
-    count = -(-array.shape[0] // block_size)
-    widths = [(0, count * block_size - array.shape[0])] + [(0, 0)] * (array.ndim - 1)
-    return jnp.pad(array, widths).reshape(count, block_size, *array.shape[1:])
-
-
-def _weighted_sum(kernel: Kernel, x: Array, y: Array, weights: Array, block_size: int) -> Array:
-    if x.shape[0] <= block_size and y.shape[0] <= block_size:
-        return _product(_gram(kernel, x, y), weights)
-    origin = jax.lax.stop_gradient(y.mean(axis=0))  # before the zeros of the padding come in
-    x, y = x - origin, y - origin
-    y_blocks = _blocks(y, min(block_size, y.shape[0]))
-    weight_blocks = _blocks(weights, min(block_size, y.shape[0]))  # zero weights for padding
-    x_blocks = _blocks(x, min(block_size, x.shape[0]))
-
-    def rows(x_block: Array) -> Array:
-        def add(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
-            return total + _product(_gram(kernel, x_block, block[0]), block[1]), None
-
-        zero = jnp.zeros((x_block.shape[0], *weights.shape[1:]), x.dtype)
-        return jax.lax.scan(add, zero, (y_blocks, weight_blocks))[0]
-
-    sums = jax.lax.map(rows, x_blocks)
-    return sums.reshape(-1, *weights.shape[1:])[: x.shape[0]]
-
-
-def _product(matrix: Array, weights: Array) -> Array:
-    return jnp.matmul(matrix, weights, precision=jax.lax.Precision.HIGHEST)
-
-
-def weighted_sum(
-    kernel: Kernel, x: Array, y: Array, weights: Array, *, block_size: int = BLOCK_SIZE
-) -> Array:
-    """Return sum_j k(x_i, y_j) weights_j for every row x_i, in blocks.
-
-    Args:
-        kernel: a kernel.
-        x: (n, d) points at which the sum is evaluated.
-        y: (m, d) points of the weighted set.
-        weights: (m,) or (m, p), signed.
-        block_size: at most this many rows of x and of y are in a Gram block at once.
-
-    Returns:
-        (n,) or (n, p).
-
-    Raises:
-        TypeError: no kernel, or a block size that is no integer.
-        ValueError: shapes that do not agree, or entries that are not finite.
+    Explicit, because jax refuses to mix types under `jax_numpy_dtype_promotion="strict"`.
     """
-    kernel, x = as_kernel("kernel", kernel), as_features("x", x)
-    y = as_features("y", y, dimension=x.shape[1])
-    as_size("block_size", block_size)
-    weights = jnp.asarray(weights)
-    if weights.ndim not in (1, 2) or weights.shape[0] != y.shape[0]:
-        raise ValueError(
-            f"weights: expected shape ({y.shape[0]},) or ({y.shape[0]}, p), got {weights.shape}"
-        )
-    _check_finite("weights", weights)
-    return _weighted_sum_jit(kernel, jnp.asarray(x), jnp.asarray(y), weights, block_size)
+    widest = max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
+    return [jnp.asarray(array, widest) for array in arrays]
 
 
-_weighted_sum_jit = partial(jax.jit, static_argnums=4)(_weighted_sum)
+def __getattr__(name: str) -> Any:
+    """Find names that moved to other modules of the package."""
+    from jaxspec import kernels
 
-
-def _as_weighted(name: str, value: Any) -> tuple[Array, Array]:
-    """Return points and weights of a `ReducedSet`, or of features with weights 1/n."""
-    if hasattr(value, "points") and hasattr(value, "weights"):
-        points = as_features(f"{name}.points", value.points)
-        weights = jnp.asarray(value.weights, points.dtype)
-        if weights.shape != points.shape[:1]:
-            raise ValueError(
-                f"{name}.weights: expected shape {points.shape[:1]}, got {weights.shape}"
-            )
-        _check_finite(f"{name}.weights", weights)
-        return jnp.asarray(points), weights
-    points = jnp.asarray(as_features(name, value))
-    return points, jnp.full(points.shape[0], 1.0 / points.shape[0], points.dtype)
-
-
-def _check_finite(name: str, weights: Array) -> None:
-    if is_concrete(weights) and not bool(np.isfinite(np.asarray(weights)).all()):
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-
-
-def _pair(a: Any, b: Any) -> tuple[Array, Array, Array, Array]:
-    a_points, a_weights = _as_weighted("a", a)
-    b_points, b_weights = _as_weighted("b", b)
-    if a_points.shape[1] != b_points.shape[1]:
-        raise ValueError(
-            f"b: expected {a_points.shape[1]} columns as in a, got {b_points.shape[1]}; "
-            "sets from different feature spaces cannot be compared"
-        )
-    return a_points, a_weights, b_points, b_weights
-
-
-def inner_product(kernel: Kernel, a: Any, b: Any, *, block_size: int = BLOCK_SIZE) -> Array:
-    """Return <a, b> in H = sum_ij w_i v_j k(a_i, b_j), a scalar.
-
-    Args:
-        kernel: a kernel.
-        a: a `ReducedSet`, or features (n, d) which stand for their mean embedding.
-        b: likewise.
-        block_size: see `weighted_sum`.
-
-    Raises:
-        ValueError: shapes that do not agree, or entries that are not finite.
-    """
-    kernel, block_size = as_kernel("kernel", kernel), as_size("block_size", block_size)
-    return _inner(kernel, *_pair(a, b), block_size)
-
-
-@partial(jax.jit, static_argnums=5)
-def _inner(
-    kernel: Kernel, x: Array, x_weights: Array, y: Array, y_weights: Array, block_size: int
-) -> Array:
-    return _product(x_weights, _weighted_sum(kernel, x, y, y_weights, block_size))
-
-
-def squared_mmd(kernel: Kernel, a: Any, b: Any, *, block_size: int = BLOCK_SIZE) -> Array:
-    """Return |a - b|_H^2, the squared maximum mean discrepancy, a scalar.
-
-    Formed from the witness h = a - b, as sum_i w_i h(a_i) - sum_j v_j h(b_j): the large terms
-    cancel point by point, where the usual three sums cancel only at the end and lose the digits
-    of a small discrepancy. Unclamped: rounding may give a tiny negative number.
-    Gretton et al., "A Kernel Two-Sample Test", JMLR 13 (2012), eq. 5.
-
-    Args:
-        kernel: a kernel.
-        a: a `ReducedSet`, or features (n, d) which stand for their mean embedding.
-        b: likewise.
-        block_size: see `weighted_sum`.
-
-    Raises:
-        ValueError: shapes that do not agree, or entries that are not finite.
-    """
-    kernel, block_size = as_kernel("kernel", kernel), as_size("block_size", block_size)
-    return _squared_mmd(kernel, *_pair(a, b), block_size)
-
-
-@partial(jax.jit, static_argnums=5)
-def _squared_mmd(
-    kernel: Kernel, a: Array, a_weights: Array, b: Array, b_weights: Array, block_size: int
-) -> Array:
-    def witness(x: Array) -> Array:
-        return _weighted_sum(kernel, x, a, a_weights, block_size) - _weighted_sum(
-            kernel, x, b, b_weights, block_size
-        )
-
-    return _product(a_weights, witness(a)) - _product(b_weights, witness(b))
-
-
-def mmd(kernel: Kernel, a: Any, b: Any, *, block_size: int = BLOCK_SIZE) -> Array:
-    """Return |a - b|_H, the root of `squared_mmd` where that is positive, else zero.
-
-    The gradient at zero is zero, not NaN; a `squared_mmd` of NaN stays NaN.
-    """
-    squared = squared_mmd(kernel, a, b, block_size=block_size)
-    negative = squared <= 0
-    return jnp.where(negative, 0.0, jnp.sqrt(jnp.where(negative, 1.0, squared)))
-
-
-def median_bandwidth(
-    features: Array,
-    *,
-    metric: str = "euclidean",
-    sample_size: int | None = 2000,
-    key: Array | None = None,
-) -> Array:
-    """Return the median distance between two different rows, a scalar: the median heuristic.
-
-    Args:
-        features: (n, d).
-        metric: 'euclidean', or 'cityblock' for `Laplacian`.
-        sample_size: with more rows than this, a subset of this size stands for all: a random one
-            if `key` is given, else evenly spaced rows. None uses every pair, in blocks.
-        key: a jax random key for the subset.
-
-    Returns:
-        the median, in units of the features. The median of an even number of pairs is the mean
-        of the two in the middle; with None and more than 2048 rows it is found by bisection to
-        rounding. Pairs of equal rows are left out if they are half of the pairs or more.
-
-    Raises:
-        ValueError: a single row, or all rows equal. Garreau et al., arXiv 1707.07269.
-    """
-    if metric not in ("euclidean", "cityblock"):
-        raise ValueError(f"metric: expected 'euclidean' or 'cityblock', got {metric!r}")
-    rows = as_features("features", features)
-    if rows.shape[0] < 2:
-        raise ValueError(f"features: expected at least two rows, got shape {rows.shape}")
-    if sample_size is not None and rows.shape[0] > as_size("sample_size", sample_size, minimum=2):
-        if key is None:
-            chosen: Array = np.linspace(0, rows.shape[0] - 1, sample_size).round().astype(int)
-        else:
-            as_key("key", key)
-            chosen = jax.random.choice(key, rows.shape[0], (sample_size,), replace=False)
-        rows = rows[chosen]
-    distance_metric = "sqeuclidean" if metric == "euclidean" else metric
-    if rows.shape[0] <= BLOCK_SIZE:
-        median = _dense_median(distance_metric, jnp.asarray(rows))
-    else:
-        median = _bisected_median(distance_metric, jnp.asarray(rows))
-    if is_concrete(median) and not float(median) > 0:
-        raise ValueError(
-            "features: expected rows that differ, got equal rows (or differences whose squares "
-            f"{rows.dtype} does not hold): no bandwidth"
-        )
-    return median
-
-
-@partial(jax.jit, static_argnums=0)
-def _dense_median(metric: str, rows: Array) -> Array:
-    n = rows.shape[0]
-    values = distances(metric, rows, rows)[jnp.triu_indices(n, 1)]
-    # A matrix product leaves rounding, not zero, between equal rows.
-    floor = 1e-6 * jnp.max(values)
-    values = jnp.where(values > floor, values, 0.0)
-    median = jnp.median(values)
-    median = jnp.where(median > 0, median, jnp.nanmedian(jnp.where(values > 0, values, jnp.nan)))
-    return jnp.sqrt(median) if metric == "sqeuclidean" else median
-
-
-@partial(jax.jit, static_argnums=0)
-def _bisected_median(metric: str, rows: Array) -> Array:
-    """Bisect on the number of pairs within a distance; one pass over the blocks a step."""
-    n = rows.shape[0]
-    blocks, valid = _blocks(rows, BLOCK_SIZE), _blocks(jnp.ones(n, rows.dtype), BLOCK_SIZE)
-
-    def over_pairs(reduce: Any) -> Array:
-        def one(block: tuple[Array, Array]) -> Array:
-            return jax.lax.map(lambda other: reduce(block, other), (blocks, valid))
-
-        return jax.lax.map(one, (blocks, valid))
-
-    def largest(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
-        return jnp.max(distances(metric, a[0], b[0]) * a[1][:, None] * b[1][None, :])
-
-    top = jnp.max(over_pairs(largest))
-    floor = 1e-6 * top
-
-    def fraction_within(threshold: Array) -> Array:
-        def count(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
-            inside = distances(metric, a[0], b[0]) <= threshold
-            return jnp.mean(inside * a[1][:, None] * b[1][None, :])
-
-        share = jnp.mean(over_pairs(count)) * (valid.size / n) ** 2
-        return (share * n - 1.0) / (n - 1.0)  # without the n pairs of a row with itself
-
-    equal = fraction_within(floor)
-    target = jnp.where(equal < 0.5, 0.5, 0.5 * (1.0 + equal))
-
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        below = fraction_within(middle) < target
-        return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-    low, high = jax.lax.fori_loop(0, 24, halve, (floor, top))
-    median = 0.5 * (low + high)
-    return jnp.sqrt(median) if metric == "sqeuclidean" else median
+    if name in kernels.__all__:
+        return getattr(kernels, name)
+    raise AttributeError(name)

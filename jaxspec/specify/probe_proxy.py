@@ -1,47 +1,52 @@
-"""What a model does beyond its owner's data: proxies learnt on the market's public probe set.
+"""Probe proxies: what a model does beyond its owner's data, learnt on a public probe set.
 
-The market publishes unlabelled probe features. A submitter runs its model on the probe once, and
-`fit_probe_proxy` keeps a linear proxy of the model's log-probabilities over lifted features
+A space publishes unlabelled probe features. A submitter runs its model on them once, and
+`fit_probe_proxies` keeps a linear proxy of the model's log-probabilities over lifted features
 
     phi(z) = K_LL^{-1/2} k(L, z),
 
-on landmarks L that all specifications share: the probe's first rows (a probe set is in random
-order). So the proxy is D x C numbers, kernel ridge regression by its Nystroem form, and a whole
-market of them meets a user's lifted examples in one matrix product. A linear proxy on the owner's
-data alone says little about what the model does elsewhere; `benchmarks/identification.py`
-measures both.
+on landmarks L that all specifications of the space share. A proxy is therefore D x C numbers
+(kernel ridge regression in its Nystroem form), and those of a whole market meet a user's lifted
+examples in one matrix product. A linear proxy on the owner's data alone says little about what the
+model does elsewhere. `choose_landmarks` gives the landmarks of a space; nothing here holds
+landmarks or compares spaces.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.checks import as_features, as_probabilities, as_size
-from jaxspec.base.padding import bucket, pad_to
-from jaxspec.base.pytrees import register
-from jaxspec.kernels.kernels import Kernel, as_kernel, distances
+from jaxspec.base import as_features, as_probabilities, as_size, bucket, pad_to, register
+from jaxspec.kernels import Kernel, as_kernel, lift, whitening
+from jaxspec.specify.compiled_inputs import as_bandwidth_of, padded_rows
+from jaxspec.specify.variable_projection import matmul
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+    from jaxtyping import Array, Float
 
 __all__ = [
+    "PROBE_LANDMARKS",
     "ProbeProxy",
+    "choose_landmarks",
     "fit_probe_proxies",
     "fit_probe_proxy",
     "lift",
-    "probe_fingerprint",
     "whitening",
 ]
 
-Array = Any
-SIZE = 800  # landmarks; of small nets' answers elsewhere 66.6, 68.1, 69.4 % at 200, 400, 800
-RIDGE = 1e-5  # 1e-6 to 3e-5 were equal within noise on six markets, 1e-3 clearly worse
-SMALLEST_PROBABILITY = 1e-2  # a log-probability below is a matter of training length
-EIGENVALUE_FLOOR = 1e-6  # of the largest: about the rounding of a float32 Gram matrix
+# With 200, 400 and 800 landmarks, proxies agreed with small networks on 66.6, 68.1 and 69.4 % of
+# rows that neither the owner nor the probe has.
+PROBE_LANDMARKS = 800
+RIDGE = 1e-5  # 1e-6 to 3e-5 were equal within noise on six markets, 1e-3 was clearly worse
+MIN_PROBABILITY = 1e-2  # smaller ones depend on how long a model was trained
+LANDMARK_SEED = 0  # of the permutation in `choose_landmarks`
 
 
 @register
@@ -50,150 +55,151 @@ class ProbeProxy:
     """The logits of a model as a linear function of lifted features.
 
     Attributes:
-        landmarks: (D, d) shared by the market.
-        weights: (D, C), columns sum to zero over classes.
+        weights: (D, C), every row sums to zero over the classes.
         bias: (C,).
-        fidelity: share of the probe on which the proxy names the model's class.
-        fingerprint: of the probe set; proxies of different probes are not compared.
+        fidelity: fraction of the probe on which the proxy names the model's class, a scalar.
     """
 
-    landmarks: Array
-    weights: Array
-    bias: Array
-    fidelity: Array
-    fingerprint: str = dataclasses.field(metadata={"static": True})
+    weights: Float[Array, "D C"]
+    bias: Float[Array, " C"]
+    fidelity: Float[Array, ""]
 
 
-def probe_fingerprint(probe: Array) -> str:
-    """Return a digest of the probe features (n, d), as float32 in C order."""
-    rows = np.ascontiguousarray(np.asarray(probe, np.float32))
-    head = f"{rows.shape}".encode()
-    return hashlib.sha256(head + rows.tobytes()).hexdigest()[:32]
+def choose_landmarks(
+    probe: Float[ArrayLike, "p d"], size: int = PROBE_LANDMARKS
+) -> Float[Array, "D d"]:
+    """Return at most `size` rows of the probe, in their order: a random subset with a fixed seed.
 
+    A probe is often stacked domain by domain, and its first rows would leave domains out. A probe
+    of at most `size` rows comes back unchanged.
 
-@jax.jit
-def whitening(kernel: Kernel, landmarks: Array) -> Array:
-    """Return K_LL^{-1/2}, (D, D), with eigenvalues floored at 1e-6 of the largest."""
-    gram = kernel.profile(distances(kernel.metric, landmarks, landmarks))
-    values, vectors = jnp.linalg.eigh(0.5 * (gram + gram.T))
-    values = jnp.maximum(values, EIGENVALUE_FLOOR * values[-1])
-    return jnp.matmul(vectors / jnp.sqrt(values), vectors.T, precision="highest")
+    Args:
+        probe: unlabelled features.
+        size: largest number of landmarks.
 
-
-def lift(kernel: Kernel, landmarks: Array, white: Array, features: Array) -> Array:
-    """Return phi(z) for features (n, d): (n, D); `white` is `whitening(kernel, landmarks)`."""
-    values = kernel.profile(distances(kernel.metric, features, landmarks))
-    return jnp.matmul(values, white, precision="highest")
-
-
-@jax.jit
-def _fit(
-    kernel: Kernel, landmarks: Array, rows: Array, targets: Array, weights: Array
-) -> tuple[Array, Array, Array]:
-    """Weighted ridge regression of targets (n, T) on lifted rows: (D, T), (T,), fitted (n, T)."""
-    lifted = lift(kernel, landmarks, whitening(kernel, landmarks), rows)
-    weights = weights / weights.sum()
-    centre = jnp.matmul(weights, lifted, precision="highest")
-    mean = jnp.matmul(weights, targets, precision="highest")
-    lifted, targets = lifted - centre, targets - mean
-    weighted = lifted * weights[:, None]
-    matrix = jnp.matmul(weighted.T, lifted, precision="highest")
-    matrix += RIDGE * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    right = jnp.matmul(weighted.T, targets, precision="highest")
-    solution = jax.scipy.linalg.solve(matrix, right, assume_a="pos")
-    bias = mean - jnp.matmul(centre, solution, precision="highest")
-    return solution, bias, jnp.matmul(lifted, solution, precision="highest") + mean
-
-
-def _targets(probabilities: np.ndarray) -> np.ndarray:
-    """Return centred log-probabilities, (n, C)."""
-    logits = np.log(np.maximum(probabilities, SMALLEST_PROBABILITY))
-    return logits - logits.mean(axis=1, keepdims=True)
+    Raises:
+        TypeError, ValueError: a probe that is not (p, d) finite numbers, or a size below one.
+    """
+    rows = as_features("probe", probe)
+    if len(rows) > as_size("size", size):
+        chosen = np.random.default_rng(LANDMARK_SEED).permutation(len(rows))[:size]
+        rows = rows[np.sort(chosen)]
+    return jnp.asarray(rows)
 
 
 def fit_probe_proxy(
     kernel: Kernel,
-    probe: Array,
-    probabilities: Array,
+    landmarks: Float[ArrayLike, "D d"],
+    whitening: Float[ArrayLike, "D D"],
+    probe: Float[ArrayLike, "p d"],
+    outputs: Float[ArrayLike, "p C"],
     *,
-    own_features: Array | None = None,
-    own_probabilities: Array | None = None,
-    size: int = SIZE,
+    name: str = "outputs",
 ) -> ProbeProxy:
-    """Fit the lifted proxy of one model.
+    """Return the probe proxy of one model; see `fit_probe_proxies`.
 
     Args:
-        kernel: the market's kernel.
-        probe: (p, d) features of the market's probe set.
-        probabilities: (p, C) of the model on the probe.
-        own_features: (n, d) of the owner's data, used beside the probe if given. More faithful at
-            home (61 to 73 % of small nets' answers), less so elsewhere (67 to 64 %).
-        own_probabilities: (n, C) of the model there.
-        size: D, how many landmarks (fewer if the probe has fewer rows).
+        kernel: the kernel of the space.
+        landmarks: L.
+        whitening: K_LL^{-1/2}.
+        probe: features of the probe set.
+        outputs: the model's class probabilities on the probe.
+        name: what errors call `outputs`.
 
     Raises:
-        TypeError: no kernel.
-        ValueError: shapes that do not agree, rows that do not sum to one, NaN; one of the two
-            `own_` arrays without the other.
+        TypeError, ValueError: as `fit_probe_proxies`.
     """
-    if (own_features is None) != (own_probabilities is None):
-        missing = "own_features" if own_features is None else "own_probabilities"
-        raise ValueError(f"{missing}: expected an array beside its counterpart, got None")
-    own = None if own_features is None else (own_features, own_probabilities)
-    return fit_probe_proxies(kernel, probe, [probabilities], own=own, size=size)[0]
+    return fit_probe_proxies(kernel, landmarks, whitening, probe, [outputs], names=[name])[0]
 
 
 def fit_probe_proxies(
     kernel: Kernel,
-    probe: Array,
-    probabilities: Sequence[Array],
+    landmarks: Float[ArrayLike, "D d"],
+    whitening: Float[ArrayLike, "D D"],
+    probe: Float[ArrayLike, "p d"],
+    outputs: Sequence[Float[ArrayLike, "p C"]],
     *,
-    own: tuple[Array, Array] | None = None,
-    size: int = SIZE,
+    names: Sequence[str] | None = None,
 ) -> list[ProbeProxy]:
-    """Fit the lifted proxies of many models: one factorisation serves all of them.
+    """Return the probe proxies of many models, fitted with one factorisation.
+
+    Every proxy is the ridge regression of centred log-probabilities on lifted features.
 
     Args:
-        kernel: the market's kernel.
-        probe: (p, d) features of the market's probe set.
-        probabilities: B arrays (p, C_i) of the models on the probe.
-        own: with a single model, features and probabilities of its owner's data.
-        size: D, how many landmarks (fewer if the probe has fewer rows).
+        kernel: the kernel of the space.
+        landmarks: L, as `choose_landmarks` gives them.
+        whitening: K_LL^{-1/2}, as `jaxspec.kernels.whitening` gives it.
+        probe: features of the probe set.
+        outputs: the models' class probabilities on the probe; numbers of classes may differ.
+        names: what errors call the outputs; None for 'outputs[0]' and so on.
 
     Raises:
-        ValueError: as `fit_probe_proxy`.
+        TypeError: `kernel` is not a kernel.
+        ValueError: no output, shapes that do not agree, rows that do not sum to one, NaN.
     """
-    kernel, probe = as_kernel("kernel", kernel), np.asarray(as_features("probe[0]", probe))
-    outputs = []
-    for i, value in enumerate(probabilities):
-        name = "probe[1]" if len(probabilities) == 1 else f"probe[1][{i}]"
-        classes = np.shape(value)[-1] if np.ndim(value) == 2 else 0
-        checked = as_probabilities(name, value, rows=probe.shape[0], num_classes=classes)
-        outputs.append(np.asarray(checked))
-    landmarks = probe[: as_size("size", size)]
-    rows, count = probe, len(probe)
-    if own is not None:
-        features = as_features("own_features", own[0], dimension=probe.shape[1])
-        given = as_probabilities(
-            "own_probabilities", own[1], rows=features.shape[0], num_classes=outputs[0].shape[1]
-        )
-        rows = np.concatenate([probe, features])
-        outputs = [np.concatenate([outputs[0], given])]
-    targets = np.concatenate([_targets(one) for one in outputs], axis=1)
-    padded, width = bucket(len(rows), minimum=256), bucket(targets.shape[1])
+    kernel, rows = as_kernel("kernel", kernel), as_features("probe", probe)
+    points = as_features("landmarks", landmarks, dimension=rows.shape[1])
+    white, size = as_features("whitening", whitening), points.shape[0]
+    if white.shape != (size, size):
+        raise ValueError(f"whitening: expected shape ({size}, {size}), got {white.shape}")
+    if len(outputs) == 0:
+        raise ValueError("outputs: expected the outputs of at least one model, got none")
+    if names is None:
+        names = [f"outputs[{i}]" for i in range(len(outputs))]
+    checked = [_as_outputs(name, one, len(rows)) for name, one in zip(names, outputs, strict=True)]
+    targets = np.concatenate([_log_probabilities(one) for one in checked], axis=1)
+    padded, width, dtype = padded_rows(len(rows)), bucket(targets.shape[1]), rows.dtype
     fitted = _fit(
-        kernel,
-        landmarks,
+        as_bandwidth_of(kernel, dtype),
+        np.asarray(points, dtype),
+        np.asarray(white, dtype),
         pad_to(rows, (padded, rows.shape[1])),
-        pad_to(targets, (padded, width)),
-        pad_to(np.ones(len(rows), rows.dtype), (padded,)),
+        pad_to(targets.astype(dtype), (padded, width)),
+        pad_to(np.ones(len(rows), dtype), (padded,)),
     )
     weights, bias, values = map(np.asarray, fitted)
-    fingerprint, proxies, first = probe_fingerprint(probe), [], 0
-    for one in outputs:
-        at = slice(first, first + one.shape[1])
-        agree = values[:count, at].argmax(axis=1) == one[:count].argmax(axis=1)
-        fidelity = np.asarray(agree.mean(dtype=np.float32))
-        proxies.append(ProbeProxy(landmarks, weights[:, at], bias[at], fidelity, fingerprint))
-        first = at.stop
+    proxies, first = [], 0
+    for one in checked:
+        columns = slice(first, first + one.shape[1])
+        agree = values[: len(rows), columns].argmax(axis=1) == one.argmax(axis=1)
+        proxies.append(
+            ProbeProxy(
+                jnp.asarray(weights[:, columns]),
+                jnp.asarray(bias[columns]),
+                jnp.asarray(agree.mean(dtype=np.float32)),
+            )
+        )
+        first = columns.stop
     return proxies
+
+
+def _as_outputs(name: str, value: Any, rows: int) -> Any:
+    """Return the outputs of one model, with as many classes as they have columns."""
+    classes = np.shape(value)[1] if np.ndim(value) == 2 else 0
+    return np.asarray(as_probabilities(name, value, rows=rows, num_classes=classes))
+
+
+def _log_probabilities(outputs: np.ndarray) -> np.ndarray:
+    """Return log-probabilities (p, C) around their means over the classes."""
+    logits = np.log(np.maximum(outputs, MIN_PROBABILITY))
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
+@jax.jit
+def _fit(
+    kernel: Kernel, landmarks: Array, white: Array, rows: Array, targets: Array, weights: Array
+) -> tuple[Array, Array, Array]:
+    """Return the weighted ridge regression of targets (p, T) on lifted rows.
+
+    That is, its weights (D, T), bias (T,) and fitted values (p, T).
+    """
+    lifted = lift(kernel, landmarks, white, rows)
+    weights = weights / weights.sum()
+    centre, mean = matmul(weights, lifted), matmul(weights, targets)
+    lifted, targets = lifted - centre[None, :], targets - mean[None, :]
+    weighted = lifted * weights[:, None]
+    matrix = matmul(weighted.T, lifted)
+    matrix = matrix + RIDGE * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    solution = jax.scipy.linalg.solve(matrix, matmul(weighted.T, targets), assume_a="pos")
+    bias = mean - matmul(centre, solution)
+    return solution, bias, matmul(lifted, solution) + mean[None, :]

@@ -1,50 +1,78 @@
 """The objective of a reduced set as a function of its points alone: variable projection.
 
-For fixed points U the best weights beta are closed-form, which leaves a smooth function of U. Its
-gradient is the one with the weights held fixed (envelope theorem). `evaluate` gives the value and
-all that a step needs to know; `jaxspec.specify.levenberg_marquardt` makes steps of it. Nothing here keeps an
-n x n array: data come in blocks of rows.
+For fixed points U the best weights beta have a closed form. Inserting them leaves a smooth function
+of U, whose gradient is the one with the weights held fixed (the envelope theorem). `evaluate`
+returns its value and what a Gauss-Newton step needs; `levenberg_marquardt.py` takes the steps.
+Nothing here keeps an n x n array: the data come in blocks of rows.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxspec.kernels.kernels import Kernel, distances
+from jaxspec.kernels import Kernel, distances
 
-__all__ = ["Data", "Point", "evaluate", "in_blocks", "inverse_factor", "matmul"]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float
 
-Array = Any
-JITTER = 2.0  # times m eps k(x, x): the size of the rounding in the Cholesky factor itself
+__all__ = [
+    "JITTER",
+    "Data",
+    "Evaluation",
+    "evaluate",
+    "in_blocks",
+    "inverse_factor",
+    "matmul",
+]
+
+JITTER = 2.0  # times m eps k(x, x): about the rounding in the Cholesky factor itself
 
 
 class Data(NamedTuple):
-    """Rows in blocks (c, block, d) and their weights (c, block), which sum to one."""
+    """A data set in blocks of rows.
+
+    Attributes:
+        rows: (c, block, d).
+        weights: (c, block), nonnegative, with sum one.
+    """
 
     rows: Array
     weights: Array
 
 
-class Point(NamedTuple):
-    """Points and all that the next step needs to know about them."""
+class Evaluation(NamedTuple):
+    """The objective at some points, and what the next step needs.
 
-    points: Array  # (m, d)
-    weights: Array  # (m,)
-    value: Array  # minus the explained part of the squared norm
-    residual: Array  # (m, d): the gradient is 2 weights residual
-    kappa: Array  # (m, m): -2 k', the Gram matrix of the kernel's slope
-    rho: Array  # (m, m): 4 k''
-    half: Array  # (m, m): L^-1 of L L^T = K_UU + jitter on the support
+    Attributes:
+        points: (m, d), U.
+        weights: (m,), the best weights beta for these points.
+        value: squared norm of the error less that of the data's embedding, which no point changes.
+        residual: (m, d), R; the gradient is 2 beta R.
+        kappa: (m, m), -2 k' at the squared distances between the points.
+        rho: (m, m), 4 k'' at them.
+        inverse_cholesky: (m, m), L^-1 of L L^T = K_UU + jitter on the points in use.
+    """
+
+    points: Array
+    weights: Array
+    value: Array
+    residual: Array
+    kappa: Array
+    rho: Array
+    inverse_cholesky: Array
 
 
-def in_blocks(rows: Array, weights: Array, block_size: int) -> Data:
-    """Return rows (n, d) and weights (n,) in blocks, padded with rows of weight zero."""
+def in_blocks(rows: Float[Array, "n d"], weights: Float[Array, " n"], block_size: int) -> Data:
+    """Return rows and weights in equal blocks of at most `block_size` rows.
+
+    The last block is padded with rows of weight zero.
+    """
     blocks = -(-rows.shape[0] // block_size)
-    length = rows.shape[0] if blocks == 1 else block_size
+    length = -(-rows.shape[0] // blocks)
     extra = blocks * length - rows.shape[0]
     return Data(
         jnp.pad(rows, ((0, extra), (0, 0))).reshape(blocks, length, -1),
@@ -53,7 +81,7 @@ def in_blocks(rows: Array, weights: Array, block_size: int) -> Data:
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """Return a @ b in full float32 precision on every device."""
+    """Return a @ b in full float32 precision, which accelerators leave out by default."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -78,7 +106,9 @@ def _data_term(kernel: Kernel, points: Array, data: Data) -> tuple[Array, Array]
 
     def block(rows: Array, weights: Array) -> tuple[Array, Array]:
         values, slopes = _profile(kernel, _distances(kernel.metric, points, rows))
-        return matmul(values, weights), _pull(kernel.metric, slopes * weights, points, rows)
+        return matmul(values, weights), _pull(
+            kernel.metric, slopes * weights[None, :], points, rows
+        )
 
     if data.rows.shape[0] == 1:
         return block(data.rows[0], data.weights[0])
@@ -92,7 +122,7 @@ def _data_term(kernel: Kernel, points: Array, data: Data) -> tuple[Array, Array]
 
 
 def _distances(metric: str, points: Array, rows: Array) -> Array:
-    """Return distances (m, n) of features that are centred already."""
+    """Return distances (m, n) between points and rows that were moved to a common origin before."""
     if metric == "cityblock":
         return distances(metric, points, rows)
     norms = jnp.square(points).sum(1)[:, None] + jnp.square(rows).sum(1)[None, :]
@@ -100,9 +130,10 @@ def _distances(metric: str, points: Array, rows: Array) -> Array:
 
 
 def inverse_factor(matrix: Array) -> tuple[Array, Array]:
-    """Return the Cholesky factor L of a positive definite matrix, and L^-1: m is small.
+    """Return the Cholesky factor L of a positive definite matrix, and L^-1.
 
-    With L^-1 at hand, many solves are matrix products, several times faster than substitution.
+    The matrix is small, and many systems are solved with it: by L^-1 they are matrix products,
+    several times faster than substitution.
     """
     lower = jnp.linalg.cholesky(matrix)
     eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
@@ -110,18 +141,18 @@ def inverse_factor(matrix: Array) -> tuple[Array, Array]:
 
 
 def _solve(gram: Array, target: Array, support: Array) -> tuple[Array, Array, Array]:
-    """Return the best weights on the support (zero elsewhere), their value, and L^-1 there."""
+    """Return the best weights on the support (zero elsewhere), the value they reach, and L^-1."""
     pair = support[:, None] & support[None, :]
-    jitter = JITTER * gram.shape[0] * jnp.finfo(gram.dtype).eps * gram[0, 0]
+    jitter = JITTER * gram.shape[0] * float(jnp.finfo(gram.dtype).eps) * gram[0, 0]
     matrix = jnp.where(pair, gram, 0.0) + jnp.diag(jnp.where(support, jitter, 1.0))
     lower, half = inverse_factor(matrix)
     target = jnp.where(support, target, 0.0)
-    # By substitution, which is backward stable: with L^-1 a point set that is nearly dependent
-    # (1-D data, repeated rows) had errors of 1e-3 where this has 1e-7.
+    # Substitution is backward stable. For nearly dependent points (one-dimensional data, repeated
+    # rows) products with L^-1 left errors of 1e-3, substitution 1e-7.
     weights = jax.scipy.linalg.cho_solve((lower, True), target)
     weights = weights + jax.scipy.linalg.cho_solve((lower, True), target - matmul(matrix, weights))
-    # The quadratic itself, not the -beta v it equals at the exact best weights: wrong weights
-    # can then only look worse than they are.
+    # The quadratic itself, not -beta v, which equals it for the exact best weights only: weights
+    # with errors then never look better than they are.
     value = -matmul(weights, target + (target - matmul(matrix, weights)))
     return weights, value, jnp.where(support[None, :], half, 0.0)
 
@@ -129,20 +160,22 @@ def _solve(gram: Array, target: Array, support: Array) -> tuple[Array, Array, Ar
 def _solve_nonnegative(gram: Array, target: Array, active: Array) -> tuple[Array, Array, Array]:
     """Return what `_solve` returns, for nonnegative weights, by block principal pivoting.
 
-    Every infeasible index changes sides at once; if that has not reduced their number three
-    times, only the last one does, which ends in finitely many steps. Kim and Park, "Fast
-    Nonnegative Matrix Factorization", SIAM J. Sci. Comput. 33 (2011).
+    All infeasible indices change sides at once. When their number has not fallen for three steps,
+    only the last of them changes sides, which ends after finitely many steps. Kim and Park, "Fast
+    nonnegative matrix factorization", SIAM J. Sci. Comput. 33 (2011).
     """
     m = gram.shape[0]
     index = jnp.arange(m)
-    slack = 8.0 * m * jnp.finfo(gram.dtype).eps
+    slack = 8.0 * m * float(jnp.finfo(gram.dtype).eps)
 
     def infeasible(support: Array) -> Array:
         weights = _solve(gram, target, support)[0]
         dual = matmul(gram, weights) - target
         return active & jnp.where(support, weights < 0, dual < -slack)
 
-    def pivot(state: tuple[Array, Array, Array, Array, Array]) -> Any:
+    def pivot(
+        state: tuple[Array, Array, Array, Array, Array],
+    ) -> tuple[Array, Array, Array, Array, Array]:
         support, wrong, fewest, chances, step = state
         count = wrong.sum()
         better = count < fewest
@@ -155,22 +188,36 @@ def _solve_nonnegative(gram: Array, target: Array, active: Array) -> tuple[Array
     found = jax.lax.while_loop(lambda s: s[1].any() & (s[4] < 5 * m), pivot, start)
     weights, _, half = _solve(gram, target, found[0])
     weights = jnp.maximum(weights, 0.0)
-    jitter = JITTER * m * jnp.finfo(gram.dtype).eps * gram[0, 0]
+    jitter = JITTER * m * float(jnp.finfo(gram.dtype).eps) * gram[0, 0]
     loss = matmul(gram, weights) + jitter * weights - target
     return weights, -matmul(weights, target - loss), half
 
 
-def evaluate(kernel: Kernel, points: Array, data: Data, active: Array, nonnegative: bool) -> Point:
-    """Return the value of points (m, d), and their best weights on the `active` (m,) ones."""
+def evaluate(
+    kernel: Kernel,
+    points: Float[Array, "m d"],
+    data: Data,
+    active: Bool[Array, " m"],
+    nonnegative: bool,
+) -> Evaluation:
+    """Return the objective at these points, with their best weights.
+
+    Args:
+        kernel: the kernel.
+        points: U, moved by the origin that the rows of `data` were moved by.
+        data: the data set.
+        active: false for a point that is padding and has weight zero.
+        nonnegative: whether the weights are held nonnegative.
+    """
     target, pull = _data_term(kernel, points, data)
-    off = 1.0 - jnp.eye(points.shape[0], dtype=points.dtype)  # rounding on the diagonal
+    off = 1.0 - jnp.eye(points.shape[0], dtype=points.dtype)  # the diagonal is zero, not rounding
     distance = _distances(kernel.metric, points, points) * off
     (gram, slopes), (_, curvature) = jax.jvp(
         partial(_profile, kernel), (distance,), (jnp.ones_like(distance),)
     )
-    # The sum norm has no second derivative at zero; k'^2 / k has the scale of one.
+    # The sum norm has no second derivative at zero; k'^2 / k takes its place, at the same scale.
     kappa = jnp.square(slopes) / gram if kernel.metric == "cityblock" else -2.0 * slopes
     solve = _solve_nonnegative if nonnegative else _solve
     weights, value, half = solve(gram, target, active)
     own = _pull(kernel.metric, slopes * weights[None, :], points, points)
-    return Point(points, weights, value, own - pull, kappa, 4.0 * curvature, half)
+    return Evaluation(points, weights, value, own - pull, kappa, 4.0 * curvature, half)

@@ -1,15 +1,23 @@
-"""Probe proxies against a float64 oracle, and what a market makes of them."""
-
-import dataclasses
+"""Probe proxies against a float64 oracle."""
 
 import jax
 import numpy as np
 import pytest
-from conftest import DIMENSION, KERNEL, SPACE, made_specification, made_task, made_user, names
 from scipy.spatial.distance import cdist
 
-import jaxspec as js
-from jaxspec.specify import probe_proxy as probes
+from jaxspec.kernels import Gaussian, whitening
+from jaxspec.specify.probe_proxy import (
+    MIN_PROBABILITY,
+    PROBE_LANDMARKS,
+    RIDGE,
+    choose_landmarks,
+    fit_probe_proxies,
+    fit_probe_proxy,
+)
+from jaxspec.specify.proxy import fit_proxy
+
+DIMENSION = 6
+KERNEL = Gaussian(bandwidth=3.0)
 
 
 def model(features):
@@ -24,20 +32,6 @@ def model(features):
 PROBE = np.random.default_rng(7).normal(size=(300, DIMENSION)).astype(np.float32) * 2
 
 
-def specification_with_probe(seed, outputs=None):
-    features, labels = made_task(seed)
-    return js.specify(
-        jax.random.key(seed),
-        features,
-        labels,
-        class_names=names(4),
-        kernel=KERNEL,
-        size=10,
-        feature_space=SPACE,
-        probe=(PROBE, model(PROBE) if outputs is None else outputs),
-    )
-
-
 def oracle_lift(landmarks, x):
     scale = 2 * float(KERNEL.bandwidth) ** 2
     x, landmarks = np.asarray(x, np.float64), np.asarray(landmarks, np.float64)
@@ -47,20 +41,27 @@ def oracle_lift(landmarks, x):
     return np.exp(-cdist(x, landmarks, "sqeuclidean") / scale) @ white
 
 
+def fitted(probe, outputs, size=40):
+    landmarks = choose_landmarks(probe, size)
+    found = fit_probe_proxy(KERNEL, landmarks, whitening(KERNEL, landmarks), probe, outputs)
+    return landmarks, found
+
+
 def test_the_proxy_is_the_ridge_regression_of_the_log_probabilities():
-    found = probes.fit_probe_proxy(KERNEL, PROBE, model(PROBE), size=40)
-    lifted = oracle_lift(PROBE[:40], PROBE)
-    logits = np.log(np.maximum(model(PROBE), probes.SMALLEST_PROBABILITY))
+    landmarks, found = fitted(PROBE, model(PROBE))
+    lifted = oracle_lift(landmarks, PROBE)
+    logits = np.log(np.maximum(model(PROBE), MIN_PROBABILITY))
     logits -= logits.mean(axis=1, keepdims=True)
     x, y = lifted - lifted.mean(axis=0), logits - logits.mean(axis=0)
-    matrix = x.T @ x / len(x) + probes.RIDGE * np.eye(40)
-    weights = np.linalg.solve(matrix, x.T @ y / len(x))
+    weights = np.linalg.solve(x.T @ x / len(x) + RIDGE * np.eye(40), x.T @ y / len(x))
     want = lifted @ weights + logits.mean(axis=0) - lifted.mean(axis=0) @ weights
-    got = lifted @ found.weights + found.bias
+    got = lifted @ np.asarray(found.weights) + found.bias
     np.testing.assert_allclose(got, want, atol=2e-3)
     assert float(found.fidelity) == pytest.approx(
         (want.argmax(axis=1) == logits.argmax(axis=1)).mean(), abs=0.02
     )
+    np.testing.assert_allclose(np.sum(found.weights, axis=1), 0, atol=1e-3)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
 
 
 def test_the_proxy_follows_a_bent_model_off_the_probe_where_a_linear_one_cannot():
@@ -73,93 +74,96 @@ def test_the_proxy_follows_a_bent_model_off_the_probe_where_a_linear_one_cannot(
 
     rows = rng.normal(size=(1000, 3)).astype(np.float32) * 2
     fresh = rng.normal(size=(500, 3)).astype(np.float32) * 2
-    found = probes.fit_probe_proxy(KERNEL, rows, bent(rows), size=150)
-    logits = oracle_lift(found.landmarks, fresh) @ found.weights + found.bias
+    landmarks, found = fitted(rows, bent(rows), size=150)
+    logits = oracle_lift(landmarks, fresh) @ np.asarray(found.weights) + found.bias
     truth = bent(fresh).argmax(axis=1)
-    linear = js.fit_proxy(rows, None, num_classes=2, teacher=bent(rows))
+    linear = fit_proxy(rows, None, num_classes=2, teacher=bent(rows))
     linear_agrees = ((fresh @ linear.weights + linear.bias).argmax(axis=1) == truth).mean()
     assert (logits.argmax(axis=1) == truth).mean() > max(0.9, linear_agrees + 0.2)
 
 
-def test_lift_equals_float64_oracle():
-    white = probes.whitening(KERNEL, PROBE[:30])
-    got = probes.lift(KERNEL, PROBE[:30], white, PROBE[50:60])
-    np.testing.assert_allclose(got, oracle_lift(PROBE[:30], PROBE[50:60]), atol=5e-3)
+def test_a_batch_agrees_with_single_fits_whatever_the_numbers_of_classes():
+    landmarks = choose_landmarks(PROBE, 40)
+    white = whitening(KERNEL, landmarks)
+    two = np.stack([model(PROBE)[:, 0], 1 - model(PROBE)[:, 0]], axis=1)
+    batch = fit_probe_proxies(KERNEL, landmarks, white, PROBE, [model(PROBE), two])
+    for outputs, found in zip((model(PROBE), two), batch, strict=True):
+        one = fit_probe_proxy(KERNEL, landmarks, white, PROBE, outputs)
+        np.testing.assert_allclose(found.weights, one.weights, atol=5e-2)
+        lifted = oracle_lift(landmarks, PROBE)
+        np.testing.assert_allclose(
+            lifted @ np.asarray(found.weights) + found.bias,
+            lifted @ np.asarray(one.weights) + one.bias,
+            atol=1e-3,
+        )
+        np.testing.assert_allclose(found.fidelity, one.fidelity, atol=0.01)
 
 
-def test_a_market_keeps_probe_proxies_and_mixes_with_specifications_without():
-    with_probe = specification_with_probe(0)
-    market = js.Market.from_specifications({"with": with_probe, "without": made_specification(1)})
-    np.testing.assert_allclose(market["with"].probe.weights, with_probe.probe.weights)
-    assert market["without"].probe is None
-    assert market.probe == with_probe.probe.fingerprint
-    result = js.match(market, made_user(1))
-    assert np.isfinite(result.scores).all()
-    bare = js.Market.from_specifications({"a": made_specification(1)})
-    grown = bare.add("with", with_probe)
-    assert grown.probe == with_probe.probe.fingerprint
-    assert bare.probe is None
+def test_landmarks_cover_every_domain_of_a_probe_that_is_stacked_by_domain():
+    domains = np.repeat(np.arange(20), 100)
+    probe = np.random.default_rng(0).normal(size=(2000, 3)) + 10 * domains[:, None]
+    landmarks = np.asarray(choose_landmarks(probe))
+    assert landmarks.shape == (PROBE_LANDMARKS, 3)
+    found = np.abs(landmarks[:, None] - np.arange(0, 200, 10)[None, :, None]).sum(-1).argmin(1)
+    counts = np.bincount(found, minlength=20)
+    assert counts.min() >= 20 and counts.max() <= 60  # 40 on average
+    rows = {row.tobytes() for row in probe.astype(np.float32)}
+    assert len({row.tobytes() for row in landmarks} & rows) == PROBE_LANDMARKS
+    np.testing.assert_array_equal(landmarks, choose_landmarks(probe))
 
 
-def test_another_probe_set_is_refused_and_both_are_named():
-    spec = specification_with_probe(0)
-    other = dataclasses.replace(
-        spec, probe=dataclasses.replace(spec.probe, fingerprint="of another set")
-    )
-    market = js.Market.from_specifications({"a": spec})
-    with pytest.raises(ValueError, match=f"'b'.*of another set.*{market.probe}"):
-        market.add("b", other)
-    with pytest.raises(ValueError, match="'b'.*of another set"):
-        js.Market.from_specifications({"a": spec, "b": other})
+def test_a_small_probe_gives_all_its_rows_in_order():
+    np.testing.assert_array_equal(choose_landmarks(PROBE), PROBE)
+    np.testing.assert_array_equal(choose_landmarks(PROBE, len(PROBE)), PROBE)
 
 
-def test_a_model_that_errs_on_the_users_examples_is_ranked_below():
-    """Same data, same own proxy: only the behaviour on the probe differs."""
-    user = made_user(0)
-    logits = np.asarray(js.fit_proxy(*made_task(0), num_classes=4).weights)
-    shifted = np.exp(PROBE @ logits)
-    good = shifted / shifted.sum(axis=1, keepdims=True)
-    bad = good[:, [1, 2, 3, 0]]
-    market = js.Market.from_specifications(
-        {"bad": specification_with_probe(0, bad), "good": specification_with_probe(0, good)}
-    )
-    result = js.match(market, user, reuse="direct")
-    assert result.top_k(1)[0][0] == "good"
-    assert result.scores[1] > result.scores[0] + 0.5
+def test_another_number_of_rows_or_classes_compiles_nothing(compile_counter):
+    landmarks = choose_landmarks(PROBE, 40)
+    white = np.asarray(whitening(KERNEL, landmarks))
+
+    def fit(rows, outputs, bandwidth):
+        fit_probe_proxy(Gaussian(bandwidth), landmarks, white, PROBE[:rows], outputs[:rows])
+
+    fit(290, model(PROBE), np.float32(3.0))
+    two = np.stack([model(PROBE)[:, 0], 1 - model(PROBE)[:, 0]], axis=1)
+    with compile_counter() as counter:
+        fit(300, model(PROBE), 3.0)
+        fit(291, two, 3)
+    assert counter.count == 0
+
+
+LANDMARKS = PROBE[:20]
 
 
 @pytest.mark.parametrize(
-    ("probe", "error", "message"),
+    ("change", "error", "message"),
     [
-        (PROBE, TypeError, "probe: expected a pair"),
-        ((PROBE[:, :3], model(PROBE)), ValueError, r"probe\[0\]: expected 6 columns"),
-        ((PROBE, model(PROBE)[:, :3]), ValueError, r"probe\[1\]: expected class probabilities"),
-        ((PROBE, model(PROBE)[:10]), ValueError, r"probe\[1\]: expected class probabilities"),
-        ((PROBE, np.log(model(PROBE))), ValueError, r"probe\[1\]: expected probabilities"),
-        ((PROBE * np.nan, model(PROBE)), ValueError, r"probe\[0\]: expected finite"),
+        ({"probe": PROBE[:, :3]}, ValueError, "landmarks: expected 3 columns"),
+        ({"probe": PROBE * np.nan}, ValueError, "probe: expected finite"),
+        ({"whitening": np.eye(19)}, ValueError, r"whitening: expected shape \(20, 20\)"),
+        ({"kernel": None}, TypeError, "kernel: expected a kernel"),
+        ({"outputs": model(PROBE)[:10]}, ValueError, "mine: expected class probabilities"),
+        ({"outputs": model(PROBE)[:, 0]}, ValueError, "mine: expected"),
+        ({"outputs": np.log(model(PROBE))}, ValueError, "mine: expected probabilities"),
     ],
 )
-def test_bad_probes_are_named(probe, error, message):
-    features, labels = made_task(0)
+def test_bad_input_is_named(change, error, message):
+    arguments = {
+        "kernel": KERNEL,
+        "landmarks": LANDMARKS,
+        "whitening": np.eye(20),
+        "probe": PROBE,
+        "outputs": model(PROBE),
+        "name": "mine",
+    }
     with pytest.raises(error, match=message):
-        js.specify(
-            jax.random.key(0),
-            features,
-            labels,
-            class_names=names(4),
-            kernel=KERNEL,
-            size=10,
-            feature_space=SPACE,
-            probe=probe,
+        fit_probe_proxy(**{**arguments, **change})
+
+
+def test_a_model_of_many_is_named():
+    with pytest.raises(ValueError, match=r"outputs\[1\]: expected class probabilities"):
+        fit_probe_proxies(
+            KERNEL, LANDMARKS, np.eye(20), PROBE, [model(PROBE), model(PROBE)[:, :3][:7]]
         )
-
-
-def test_half_of_the_owners_data_is_refused_by_name():
-    """Given alone, the one array would be ignored without a word."""
-    own = made_task(0)[0]
-    with pytest.raises(ValueError, match="own_probabilities: expected an array"):
-        probes.fit_probe_proxy(KERNEL, PROBE, model(PROBE), own_features=own)
-    with pytest.raises(ValueError, match="own_features: expected an array"):
-        probes.fit_probe_proxy(KERNEL, PROBE, model(PROBE), own_probabilities=model(own))
-    with pytest.raises(TypeError, match="kernel: expected a kernel"):
-        probes.fit_probe_proxy(None, PROBE, model(PROBE))
+    with pytest.raises(ValueError, match="outputs: expected the outputs of at least one model"):
+        fit_probe_proxies(KERNEL, LANDMARKS, np.eye(20), PROBE, [])

@@ -10,10 +10,10 @@ from scipy.optimize import nnls
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
-from jaxspec.kernels.kernels import Gaussian, InverseMultiquadric, Laplacian, median_bandwidth
+from jaxspec.kernels import Gaussian, InverseMultiquadric, Laplacian, median_bandwidth
 from jaxspec.specify.kmeans import kmeans_plus_plus, lloyd, systematic_sample
 from jaxspec.specify.reduced_set import (
-    Diagnostics,
+    ReducedSetDiagnostics,
     best_weights,
     reduce_set,
     reduce_sets,
@@ -82,7 +82,7 @@ def digits():
 @pytest.fixture(scope="module")
 def digits_default(digits):
     Z, kernel, _ = digits
-    return reduce_set(key(), Z, size=50, kernel=kernel)
+    return reduce_set(Z, size=50, kernel=kernel, return_diagnostics=True)
 
 
 # The bars on real digits.
@@ -90,12 +90,13 @@ def digits_default(digits):
 
 def test_default_error_on_digits_is_below_the_bar(digits, digits_default):
     _, _, relative = digits
-    assert relative(digits_default.points, digits_default.weights) < 8e-5
+    found, _ = digits_default
+    assert relative(found.points, found.weights) < 8e-5
 
 
 def test_more_iterations_reach_what_200_lbfgs_steps_reach(digits):
     Z, kernel, relative = digits
-    found = reduce_set(key(), Z, size=50, kernel=kernel, max_iterations=60, tolerance=0.0)
+    found = reduce_set(Z, size=50, kernel=kernel, max_iterations=60, tolerance=0.0)
     assert relative(found.points, found.weights) < 5.8e-5
 
 
@@ -103,7 +104,7 @@ def test_one_negative_weight_at_the_mean_brings_the_error_a_fifth_further_down(d
     """From k-means++ alone no start of twelve ended below 5.2e-5, with all weights positive."""
     Z, kernel, relative = digits
     for seed in range(3):
-        found = reduce_set(key(seed), Z, size=50, kernel=kernel)
+        found = reduce_set(Z, key=key(seed), size=50, kernel=kernel)
         assert relative(found.points, found.weights) < 4.5e-5
         weights = np.asarray(found.weights)
         assert (weights < 0).sum() == 1
@@ -117,20 +118,22 @@ def test_error_is_four_times_below_k_means_with_best_weights(digits, digits_defa
     gram = np.exp(-((centres[:, None] - centres[None]) ** 2).sum(-1) / (2 * d * d))
     cross = np.exp(-((Z[:, None].astype(np.float64) - centres[None]) ** 2).sum(-1) / (2 * d * d))
     best = relative(centres, np.linalg.solve(gram + 1e-9 * np.eye(50), cross.mean(0)))
-    assert 4 * relative(digits_default.points, digits_default.weights) < best
+    found, _ = digits_default
+    assert 4 * relative(found.points, found.weights) < best
 
 
 def test_reported_error_agrees_with_float64(digits, digits_default):
     _, _, relative = digits
-    want = relative(digits_default.points, digits_default.weights)
-    np.testing.assert_allclose(digits_default.diagnostics.relative_error, want, rtol=0.03)
+    found, diagnostics = digits_default
+    want = relative(found.points, found.weights)
+    np.testing.assert_allclose(diagnostics.relative_error, want, rtol=0.03)
 
 
 def test_quality_does_not_hang_on_the_key_or_the_order_of_rows(digits):
     Z, kernel, relative = digits
     order = np.random.default_rng(0).permutation(len(Z))
     for rows, seed in [(Z[order], 0), (Z, 1), (Z, 2)]:
-        found = reduce_set(key(seed), rows, size=50, kernel=kernel)
+        found = reduce_set(rows, key=key(seed), size=50, kernel=kernel)
         assert relative(found.points, found.weights) < 8e-5
 
 
@@ -142,10 +145,12 @@ def test_quality_does_not_hang_on_the_key_or_the_order_of_rows(digits):
 )
 def test_error_is_reported_right_and_beats_random_rows(kernel, nonnegative):
     Z = blobs()
-    found = reduce_set(key(), Z, size=12, kernel=kernel, nonnegative=nonnegative)
+    found, diagnostics = reduce_set(
+        Z, size=12, kernel=kernel, nonnegative=nonnegative, return_diagnostics=True
+    )
     squared, relative = errors64(kernel, Z, found.points, found.weights)
-    np.testing.assert_allclose(found.diagnostics.squared_mmd, squared, rtol=0.03, atol=3e-7)
-    np.testing.assert_allclose(found.diagnostics.relative_error, relative, rtol=0.03, atol=1e-6)
+    np.testing.assert_allclose(diagnostics.squared_mmd, squared, rtol=0.03, atol=3e-7)
+    np.testing.assert_allclose(diagnostics.relative_error, relative, rtol=0.03, atol=1e-6)
     random = best_weights(kernel, Z[:12], Z, nonnegative=nonnegative)
     assert squared < 0.5 * errors64(kernel, Z, Z[:12], random)[0]
     if nonnegative:
@@ -155,7 +160,8 @@ def test_error_is_reported_right_and_beats_random_rows(kernel, nonnegative):
 @pytest.mark.parametrize("kernel", [KERNELS[0], KERNELS[2]], ids=lambda k: type(k).__name__)
 def test_gradient_vanishes_at_the_solution_by_finite_differences(kernel):
     Z = blobs(100, 3)
-    found = reduce_set(key(), Z, size=5, kernel=kernel, max_iterations=2000, tolerance=0.0)
+    options = dict(size=5, kernel=kernel, return_diagnostics=True)
+    found, at_end = reduce_set(Z, max_iterations=2000, tolerance=0.0, **options)
     points, weights = np.asarray(found.points, np.float64), np.asarray(found.weights)
 
     def objective(shift):  # weights held fixed: the envelope theorem's gradient
@@ -166,15 +172,17 @@ def test_gradient_vanishes_at_the_solution_by_finite_differences(kernel):
         shift = np.zeros_like(points)
         shift[at] = 1e-4
         gradient[at] = (objective(shift) - objective(-shift)) / 2e-4
-    start = reduce_set(key(), Z, size=5, kernel=kernel, max_iterations=0)
-    assert np.linalg.norm(gradient) < 1e-2 * float(start.diagnostics.gradient_norm)
-    assert float(found.diagnostics.gradient_norm) < 1e-2 * float(start.diagnostics.gradient_norm)
+    _, at_start = reduce_set(Z, max_iterations=0, **options)
+    assert np.linalg.norm(gradient) < 1e-2 * float(at_start.gradient_norm)
+    assert float(at_end.gradient_norm) < 1e-2 * float(at_start.gradient_norm)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
 def test_reported_gradient_norm_is_that_of_finite_differences(kernel):
     Z = blobs(100, 3)
-    found = reduce_set(key(), Z, size=5, kernel=kernel, max_iterations=0)
+    found, diagnostics = reduce_set(
+        Z, size=5, kernel=kernel, max_iterations=0, return_diagnostics=True
+    )
     points = np.asarray(found.points, np.float64)
     gradient = np.zeros_like(points)
     for at in np.ndindex(points.shape):
@@ -184,7 +192,7 @@ def test_reported_gradient_norm_is_that_of_finite_differences(kernel):
             errors64(kernel, Z, points + sign * shift, found.weights)[0] for sign in (1, -1)
         )
         gradient[at] = (up - down) / 2e-6
-    np.testing.assert_allclose(found.diagnostics.gradient_norm, np.linalg.norm(gradient), rtol=2e-3)
+    np.testing.assert_allclose(diagnostics.gradient_norm, np.linalg.norm(gradient), rtol=2e-3)
 
 
 def test_best_weights_solve_the_normal_equations():
@@ -208,7 +216,7 @@ def test_nonnegative_weights_are_those_of_an_active_set_oracle(seed):
 
 def test_weights_are_not_rescaled():
     Z = blobs()
-    found = reduce_set(key(), Z, size=12, kernel=Gaussian(0.5))
+    found = reduce_set(Z, size=12, kernel=Gaussian(0.5))
     want = np.linalg.solve(
         gram64(Gaussian(0.5), found.points, found.points),
         gram64(Gaussian(0.5), found.points, Z).mean(1),
@@ -222,8 +230,8 @@ def test_weights_are_not_rescaled():
 
 def test_translation_moves_the_points_and_nothing_else():
     Z, kernel = blobs(), KERNELS[0]
-    near = reduce_set(key(), Z, size=12, kernel=kernel)
-    far = reduce_set(key(), (Z.astype(np.float64) + 100).astype(np.float32), size=12, kernel=kernel)
+    near = reduce_set(Z, size=12, kernel=kernel)
+    far = reduce_set((Z.astype(np.float64) + 100).astype(np.float32), size=12, kernel=kernel)
     moved = np.asarray(far.points, np.float64) - 100
     a = errors64(kernel, Z, near.points, near.weights)[0]
     b = errors64(kernel, Z, moved, far.weights)[0]
@@ -233,23 +241,26 @@ def test_translation_moves_the_points_and_nothing_else():
 def test_row_weights_count_like_repeated_rows():
     Z, kernel = blobs(60), KERNELS[0]
     counts = np.random.default_rng(0).integers(0, 4, size=60)
-    found = reduce_set(key(), Z, size=8, kernel=kernel, weights=counts.astype(np.float32))
+    found, diagnostics = reduce_set(
+        Z, size=8, kernel=kernel, weights=counts.astype(np.float32), return_diagnostics=True
+    )
     w = counts / counts.sum()
     squared, _ = errors64(kernel, Z, found.points, found.weights, w)
-    np.testing.assert_allclose(found.diagnostics.squared_mmd, squared, rtol=0.03, atol=3e-7)
-    plain = reduce_set(key(), Z, size=8, kernel=kernel)
+    np.testing.assert_allclose(diagnostics.squared_mmd, squared, rtol=0.03, atol=3e-7)
+    plain = reduce_set(Z, size=8, kernel=kernel)
     assert squared < 0.5 * errors64(kernel, Z, plain.points, plain.weights, w)[0]
 
 
 def test_blocks_give_what_one_block_gives():
-    Z, kernel, key0 = blobs(), KERNELS[0], key()
-    whole = reduce_set(key0, Z, size=12, kernel=kernel, max_iterations=3, tolerance=0.0)
-    parts = reduce_set(
-        key0, Z, size=12, kernel=kernel, max_iterations=3, tolerance=0.0, block_size=64
+    Z = blobs()
+    options = dict(
+        size=12, kernel=KERNELS[0], max_iterations=3, tolerance=0.0, return_diagnostics=True
     )
+    whole, whole_diagnostics = reduce_set(Z, **options)
+    parts, parts_diagnostics = reduce_set(Z, block_size=64, **options)
     np.testing.assert_allclose(whole.points, parts.points, atol=2e-2)
     np.testing.assert_allclose(
-        whole.diagnostics.squared_mmd, parts.diagnostics.squared_mmd, rtol=0.02
+        whole_diagnostics.squared_mmd, parts_diagnostics.squared_mmd, rtol=0.02
     )
 
 
@@ -258,24 +269,92 @@ def test_jit_and_vmap_give_what_eager_calls_give():
     keys = jax.random.split(key(), 3)
 
     def one(k, z):
-        return reduce_set(k, z, size=12, kernel=kernel, max_iterations=5)
+        return reduce_set(
+            z, key=k, size=12, kernel=kernel, max_iterations=5, return_diagnostics=True
+        )
 
     loop = [one(k, z) for k, z in zip(keys, Z, strict=True)]
-    jitted = jax.jit(one)(keys[0], Z[0])
-    np.testing.assert_allclose(jitted.points, loop[0].points, atol=2e-2)
-    mapped = jax.vmap(one)(keys, jnp.asarray(Z))
-    for i in range(3):
-        np.testing.assert_allclose(mapped.points[i], loop[i].points, atol=2e-2)
+    jitted, _ = jax.jit(one)(keys[0], Z[0])
+    np.testing.assert_allclose(jitted.points, loop[0][0].points, atol=2e-2)
+    mapped, mapped_diagnostics = jax.vmap(one)(keys, jnp.asarray(Z))
+    for i, (found, diagnostics) in enumerate(loop):
+        np.testing.assert_allclose(mapped.points[i], found.points, atol=2e-2)
         np.testing.assert_allclose(
-            mapped.diagnostics.squared_mmd[i], loop[i].diagnostics.squared_mmd, rtol=0.05
+            mapped_diagnostics.squared_mmd[i], diagnostics.squared_mmd, rtol=0.05
         )
 
 
-def test_diagnostics_are_a_pytree_without_nan():
-    found = reduce_set(key(), blobs(50), size=4, kernel=KERNELS[0], exact_error=False)
-    assert isinstance(found.diagnostics, Diagnostics)
-    assert found.diagnostics.squared_mmd is None and found.diagnostics.relative_error is None
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+@pytest.mark.parametrize("n", [9, 60, 101, 119])
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_padding_changes_nothing(n, nonnegative):
+    """Under `jit` nothing is padded; 101 and 119 are above the sample of the start, 100 rows."""
+    Z = blobs(n)
+    options = dict(
+        size=10, kernel=KERNELS[0], max_iterations=4, tolerance=0.0, nonnegative=nonnegative
+    )
+    padded = reduce_set(Z, **options)
+    bare = jax.jit(lambda z: reduce_set(z, **options))(Z)
+    np.testing.assert_allclose(padded.points, bare.points, atol=2e-2)
+    np.testing.assert_allclose(padded.weights, bare.weights, atol=1e-2)
+    chosen = best_weights(KERNELS[0], Z[:5], Z)
+    bare = jax.jit(lambda z: best_weights(KERNELS[0], z[:5], z))(Z)
+    np.testing.assert_allclose(chosen, bare, atol=1e-4)
+
+
+def test_leaves_are_jax_arrays_and_diagnostics_have_no_nan():
+    sets = [blobs(50), blobs(40)]
+    options = dict(size=4, kernel=KERNELS[0], exact_error=False, return_diagnostics=True)
+    for found, diagnostics in (reduce_set(sets[0], **options), reduce_sets(sets, **options)):
+        assert isinstance(diagnostics, ReducedSetDiagnostics)
+        assert diagnostics.squared_mmd is None and diagnostics.relative_error is None
+        leaves = jax.tree.leaves((found, diagnostics))
+        assert len(leaves) == 4
+        assert all(isinstance(leaf, jax.Array) and np.isfinite(leaf).all() for leaf in leaves)
+    assert isinstance(best_weights(KERNELS[0], sets[0][:3], sets[0]), jax.Array)
+
+
+def test_no_key_means_key_zero_and_old_keys_are_keys_too():
+    Z, options = blobs(50), dict(size=4, kernel=KERNELS[0])
+    for given in (None, key(0), jax.random.PRNGKey(0)):
+        found = reduce_set(Z, key=given, **options)
+        np.testing.assert_array_equal(found.points, reduce_set(Z, **options).points)
+        found = reduce_sets([Z, Z], key=given, **options)
+        np.testing.assert_array_equal(found.points, reduce_sets([Z, Z], **options).points)
+    assert np.abs(reduce_set(Z, key=key(1), **options).points - found.points[0]).max() > 1e-3
+
+
+def test_gradients_pass_through_the_features_and_the_bandwidth():
+    Z, step = blobs(40), 1e-2
+
+    def weight_norm(bandwidth):
+        found = best_weights(Gaussian(bandwidth), Z[:5], Z)
+        return jnp.vdot(found, found)
+
+    slope = jax.grad(weight_norm)(2.0)
+    want = (weight_norm(2.0 + step) - weight_norm(2.0 - step)) / (2 * step)
+    np.testing.assert_allclose(slope, want, rtol=2e-2)
+
+
+# Compilations.
+
+
+def test_another_number_of_rows_or_type_of_number_compiles_nothing(compile_counter):
+    def all_of_them(n, bandwidth, tolerance):
+        Z, kernel = blobs(n), Gaussian(bandwidth)
+        for diagnostics in (False, True):
+            options = dict(size=10, tolerance=tolerance, return_diagnostics=diagnostics)
+            reduce_set(Z, kernel=kernel, **options)
+            reduce_sets([Z, Z], kernel=kernel, **options)
+        best_weights(kernel, Z[:5], Z)
+        suggest_size(Z, kernel, max_size=4)
+
+    all_of_them(100, jnp.float32(2.0), 5e-4)
+    with compile_counter() as counter:
+        for n in (101, 102, 90, 128):
+            all_of_them(n, 2.0, np.float64(1e-3))
+        all_of_them(100, np.float64(2.0), jnp.float32(1e-3))
+        all_of_them(100, 2, 0)
+    assert counter.count == 0
 
 
 # Batches.
@@ -283,9 +362,9 @@ def test_diagnostics_are_a_pytree_without_nan():
 
 def test_batch_gives_what_single_calls_give():
     sets, kernel = [blobs(n, seed=n) for n in (90, 128, 70)], KERNELS[0]
-    batch = reduce_sets(key(), sets, size=6, kernel=kernel)
+    batch = reduce_sets(sets, size=6, kernel=kernel)
     assert batch.points.shape == (3, 6, 4) and batch.weights.shape == (3, 6)
-    single = reduce_set(key(), sets[0], size=6, kernel=kernel)
+    single = reduce_set(sets[0], size=6, kernel=kernel)
     assert (
         errors64(kernel, sets[0], batch.points[0], batch.weights[0])[0]
         < 1.3 * errors64(kernel, sets[0], single.points, single.weights)[0]
@@ -296,17 +375,18 @@ def test_batch_gives_what_single_calls_give():
         assert squared < 0.3 * errors64(kernel, Z, Z[:6], random)[0]
 
 
-def test_another_batch_of_the_same_bucket_compiles_nothing():
-    kernel = KERNELS[0]
-    reduce_sets(key(), [blobs(n, seed=n) for n in (90, 128, 70)], size=6, kernel=kernel)
-    events = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: events.append(name) if "backend_compile" in name else None
-    )
-    reduce_sets(key(1), [blobs(n, seed=n) for n in (100, 71, 66)], size=6, kernel=kernel)
-    assert events == []
-    reduce_sets(key(1), [blobs(n, seed=n) for n in (100, 300, 66)], size=6, kernel=kernel)
-    assert events  # the counter counts
+def test_another_batch_of_the_same_padded_size_compiles_nothing(compile_counter):
+    def reduce(seed, *sizes):
+        sets = [blobs(n, seed=n) for n in sizes]
+        reduce_sets(sets, key=key(seed), size=6, kernel=KERNELS[0])
+
+    reduce(0, 90, 128, 70)
+    with compile_counter() as counter:
+        reduce(1, 100, 71, 66)
+    assert counter.count == 0
+    with compile_counter() as counter:
+        reduce(1, 100, 300, 66)
+    assert counter.count > 0  # the counter counts
 
 
 # Sizes.
@@ -319,11 +399,22 @@ def test_suggested_size_is_where_the_error_meets_the_noise():
     noise = (1 - norm) / (len(Z) - 1)
 
     def error(m):
-        found = reduce_set(key(), Z, size=m, kernel=kernel)
+        found = reduce_set(Z, size=m, kernel=kernel)
         return errors64(kernel, Z, found.points, found.weights)[0]
 
     assert error(size + 2) < noise < error(max(size - 3, 1))
     assert suggest_size(Z, kernel, max_size=2) == 2
+
+
+@pytest.mark.parametrize("distinct", [1, 2, 3])
+def test_suggested_size_is_at_most_the_number_of_distinct_rows(distinct):
+    assert suggest_size(np.repeat(blobs(distinct), 60 // distinct, axis=0), KERNELS[0]) <= distinct
+    assert suggest_size(np.full((60, 4), 7.0), KERNELS[0]) == 1
+
+
+def test_rows_that_differ_by_rounding_only_need_one_point():
+    Z = np.float32(3) + 1e-6 * np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    assert suggest_size(Z, KERNELS[0]) == 1
 
 
 # Edge cases.
@@ -342,7 +433,7 @@ REPEATED = np.repeat(blobs(3), 20, axis=0)
     ],
 )
 def test_fewer_distinct_rows_than_points_give_a_zero_error(kernel, Z, weights):
-    found = reduce_set(key(), Z, size=8, kernel=kernel, weights=weights)
+    found = reduce_set(Z, size=8, kernel=kernel, weights=weights)
     assert found.points.shape == (8, Z.shape[1]) and found.weights.shape == (8,)
     assert np.isfinite(found.points).all() and np.isfinite(found.weights).all()
     assert abs(errors64(kernel, Z, found.points, found.weights, weights)[1]) < 1e-5
@@ -353,7 +444,7 @@ def test_hard_data_stay_finite_and_accurate():
     offset = np.hstack([blobs() + np.float32(100), np.full((300, 1), 7, np.float32)])
     for Z, size, nonnegative in [(line, 40, 0), (line, 40, 1), (offset, 12, 0)]:
         kernel = Gaussian(np.float32(median_bandwidth(Z)))
-        found = reduce_set(key(), Z, size=size, kernel=kernel, nonnegative=bool(nonnegative))
+        found = reduce_set(Z, size=size, kernel=kernel, nonnegative=bool(nonnegative))
         _, relative = errors64(kernel, Z, found.points, found.weights)
         assert np.isfinite(found.points).all() and abs(relative) < 2e-2
 
@@ -361,19 +452,19 @@ def test_hard_data_stay_finite_and_accurate():
 def test_bad_input_names_the_argument():
     Z, kernel = blobs(20), KERNELS[0]
     with pytest.raises(ValueError, match="Z: expected finite"):
-        reduce_set(key(), np.where(np.arange(20)[:, None] == 3, np.nan, Z), size=2, kernel=kernel)
+        reduce_set(np.where(np.arange(20)[:, None] == 3, np.nan, Z), size=2, kernel=kernel)
     with pytest.raises(ValueError, match="Z: expected finite"):
         best_weights(kernel, Z[:2], np.full_like(Z, np.inf))
     with pytest.raises(ValueError, match="size: expected at least 1"):
-        reduce_set(key(), Z, size=0, kernel=kernel)
+        reduce_set(Z, size=0, kernel=kernel)
     with pytest.raises(ValueError, match="weights: expected shape"):
-        reduce_set(key(), Z, size=2, kernel=kernel, weights=np.ones(3))
+        reduce_set(Z, size=2, kernel=kernel, weights=np.ones(3))
     with pytest.raises(ValueError, match="weights: expected finite"):
-        reduce_set(key(), Z, size=2, kernel=kernel, weights=-np.ones(20))
+        reduce_set(Z, size=2, kernel=kernel, weights=-np.ones(20))
     with pytest.raises(ValueError, match=r"features\[1\]: expected 4 columns"):
-        reduce_sets(key(), [Z, Z[:, :2]], size=2, kernel=kernel)
+        reduce_sets([Z, Z[:, :2]], size=2, kernel=kernel)
     with pytest.raises(ValueError, match="features: expected at least one data set"):
-        reduce_sets(key(), [], size=2, kernel=kernel)
+        reduce_sets([], size=2, kernel=kernel)
     with pytest.raises(ValueError, match="Z: expected 3 columns"):
         best_weights(kernel, Z[:2, :3], Z)
 
@@ -392,10 +483,10 @@ def test_bad_input_names_the_argument():
 def test_a_key_kernel_or_tolerance_that_is_none_is_refused_by_name(off, error, message):
     Z, given = blobs(20), dict(key=key(), size=2, kernel=KERNELS[0]) | off
     with pytest.raises(error, match=message):
-        reduce_set(given.pop("key"), Z, **given)
+        reduce_set(Z, **given)
     given = dict(key=key(), size=2, kernel=KERNELS[0]) | off
     with pytest.raises(error, match=message):
-        reduce_sets(given.pop("key"), [Z, Z], **given)
+        reduce_sets([Z, Z], **given)
     if "kernel" in off:
         with pytest.raises(error, match=message):
             best_weights(off["kernel"], Z[:2], Z)
@@ -436,12 +527,12 @@ def test_nan_under_jit_stays_nan():
     rows = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     rows[3, 1] = np.nan
     kernel = Gaussian(bandwidth=2.0)
-    found = jax.jit(lambda key, z: reduce_set(key, z, size=5, kernel=kernel))(
-        jax.random.key(0), rows
-    )
+    found, diagnostics = jax.jit(
+        lambda key, z: reduce_set(z, key=key, size=5, kernel=kernel, return_diagnostics=True)
+    )(jax.random.key(0), rows)
     assert np.isnan(found.points).all()
     assert np.isnan(found.weights).all()
-    assert np.isnan(found.diagnostics.gradient_norm)
+    assert np.isnan(diagnostics.gradient_norm)
     weights = jax.jit(lambda z: best_weights(kernel, z[10:15], z))(rows)
     assert np.isnan(weights).all()
 
@@ -453,7 +544,7 @@ def test_a_bad_bandwidth_under_jit_gives_nan(bandwidth):
     @jax.jit
     def both(bandwidth):
         kernel = Gaussian(bandwidth)
-        return reduce_set(key(), rows, size=5, kernel=kernel), best_weights(kernel, rows[:5], rows)
+        return reduce_set(rows, size=5, kernel=kernel), best_weights(kernel, rows[:5], rows)
 
     found, weights = both(bandwidth)
     assert np.isnan(found.points).all() and np.isnan(found.weights).all()

@@ -1,0 +1,1 @@
+"""Makers of the picture data that the studies read: Fashion-MNIST in contexts, emoji in styles."""

@@ -1,0 +1,1 @@
+"""Makers of large markets and of users who ask them, for the measurements of speed."""

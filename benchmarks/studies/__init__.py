@@ -1,0 +1,1 @@
+"""Studies of how good the recommendations are, on trained models whose accuracy is measured."""
