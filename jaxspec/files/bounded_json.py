@@ -1,4 +1,4 @@
-"""JSON from files of strangers: bounded in depth, without repeated names, without NaN.
+"""JSON from files of strangers: bounded in depth, without repeated names.
 
 `parse_json` reads and `json_text` writes. The text that `json_text` writes depends on the value
 alone, so a checksum of it is a checksum of the value. Nothing here opens a file.
@@ -41,7 +41,7 @@ def json_text(value: object) -> str:
     )
 
 
-def parse_json(name: str, text: str | bytes, *, depth: int) -> Any:
+def parse_json(name: str, text: str | bytes, *, depth: int, constants: bool = False) -> Any:
     """Return the value of a JSON text.
 
     Args:
@@ -49,9 +49,10 @@ def parse_json(name: str, text: str | bytes, *, depth: int) -> Any:
         text: as a string, or encoded in UTF-8.
         depth: how deep lists and objects may be nested. The parser of Python calls itself once per
             level, so that a deep text could use up the stack.
+        constants: whether NaN and infinity are read, which JSON has not but many writers write.
 
     Raises:
-        ValueError: not JSON, nested too deeply, an object with a name twice, or NaN.
+        ValueError: not JSON, nested too deeply, an object with a name twice, or a constant.
     """
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     level = 0
@@ -59,7 +60,8 @@ def parse_json(name: str, text: str | bytes, *, depth: int) -> Any:
         level += 1 if bracket.group() in b"[{" else -1
         require(level <= depth, f"{name}: expected JSON of at most {depth} levels, got more")
     try:
-        return json.loads(data, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        refuse = None if constants else _refuse_constant
+        return json.loads(data, object_pairs_hook=_object, parse_constant=refuse)
     except RecursionError:
         raise ValueError(f"{name}: expected JSON of at most {depth} levels, got more") from None
     except ValueError as error:

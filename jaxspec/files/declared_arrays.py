@@ -1,9 +1,9 @@
 """One safetensors file with declared arrays and one JSON text: how it is written and read.
 
-A `FileKind` declares which arrays a file has, with their axes and types. `to_bytes` writes them,
-under one name of metadata with everything else as JSON and a checksum; the same values give the same
-bytes. `read_parts` checks sizes, names, types and shapes against the declaration and the file's size
-before any number is read, and never runs anything that a file holds.
+A `FileKind` declares which arrays a file has, with their axes and types. `to_bytes` writes them;
+everything else and a checksum are one JSON text in the file's metadata. The same values give the
+same bytes. `read_parts` compares sizes, names, types and shapes with the declaration and with the
+file's size before any number is read, and never runs anything that a file holds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LARGEST_SIZES = {
     "direction": 1 << 10,  # a hundred times those of a representation
     "probe_row": 1 << 24,  # one for each picture of the largest public sets
 }
-_TYPES = {
+_TYPES: Mapping[str, Mapping[str, Any]] = {
     "float": {"F32": np.float32, "F64": np.float64, "F16": np.float16},
     "float32": {"F32": np.float32},
     "integer": {"I32": np.int32, "I64": np.int64, "I16": np.int16, "I8": np.int8},
@@ -152,7 +152,8 @@ def read_parts(
     if len(start) < 9 or start[8:] != b"{" or length > size - 8:
         raise ValueError(_foreign(kind, seems()))
     require(
-        length <= MAX_HEADER_BYTES, f"header: expected at most {MAX_HEADER_BYTES} bytes, got {length}"
+        length <= MAX_HEADER_BYTES,
+        f"header: expected at most {MAX_HEADER_BYTES} bytes, got {length}",
     )
     head = start[8:] + file.read(length - 1)
     header = parse_json("header", head.rstrip(b" "), depth=HEADER_DEPTH)
@@ -163,8 +164,9 @@ def read_parts(
     }
     shapes = _declared_shapes(kind, header, size - 8 - length)
     check_shapes(kind, shapes, kind.fixed_sizes(values))
-    data = file.read(size - 8 - length)
-    require(len(data) == size - 8 - length, "expected a file that nobody changes, got a shorter one")
+    rest = size - 8 - length
+    data = file.read(rest)
+    require(len(data) == rest, f"expected {rest} bytes of numbers, got {len(data)}")
     arrays = safetensors.numpy.load(start[:8] + head + data)
     checksum = document.pop("checksum")
     require(
@@ -266,7 +268,11 @@ def _declared_shapes(
         names = {"dtype", "shape", "data_offsets"}
         complete = isinstance(entry, dict) and set(entry) == names
         require(complete, f"{name}: expected an object with {sorted(names)}, got {entry!r:.80}")
-        types, shape, offsets = _TYPES[kind.arrays[name].kind], entry["shape"], entry["data_offsets"]
+        types, shape, offsets = (
+            _TYPES[kind.arrays[name].kind],
+            entry["shape"],
+            entry["data_offsets"],
+        )
         dtype = entry["dtype"]
         known = isinstance(dtype, str) and dtype in types
         require(known, f"{name}: expected {_wanted(kind.arrays[name])}, got {dtype!r:.80}")
@@ -277,7 +283,9 @@ def _declared_shapes(
         require(len(shape) == rank, f"{name}: expected {rank} axes, got {len(shape)}")
         taken = math.prod(shape) * np.dtype(types[dtype]).itemsize
         good = len(offsets) == 2 and offsets[1] - offsets[0] == taken
-        require(good, f"{name}: expected {taken} bytes for shape {shape!r:.80}, got {offsets!r:.80}")
+        require(
+            good, f"{name}: expected {taken} bytes for shape {shape!r:.80}, got {offsets!r:.80}"
+        )
         shapes[name] = tuple(shape)
         places.append(offsets)
     ends = [0, *(end for _, end in sorted(places))]

@@ -93,7 +93,7 @@ def from_learnware(path: PathLike) -> tuple[ReducedSet, Gaussian]:
             raise ValueError(f"expected a file, got {seems_to_be(source)}")
         data = read_limited(source, MAX_BYTES)
         try:
-            content = parse_json("contents", data, depth=MAX_DEPTH)
+            content = parse_json("contents", data, depth=MAX_DEPTH, constants=True)
         except ValueError as error:
             raise ValueError(f"{error}; this seems to be {seems_to_be(source)}") from None
         return _parsed(content)
@@ -123,13 +123,14 @@ def _parsed(content: Any) -> tuple[ReducedSet, Gaussian]:
     if points.ndim > 2 and points.size:
         points = points.reshape(len(points), -1)
     points, weights = _checked("", points, arrays["beta"], names=("z", "beta"))
-    return ReducedSet(points, weights), Gaussian(bandwidth=float(np.sqrt(0.5 / gamma)))
+    bandwidth: Any = float(np.sqrt(0.5 / gamma))
+    return ReducedSet(points, weights), Gaussian(bandwidth=bandwidth)
 
 
 def _checked(
     prefix: str, points: Any, weights: Any, names: tuple[str, str] = ("points", "weights")
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return points (m, d) and weights (m,) in the types they came in, or say what is wrong."""
+) -> tuple[Any, Any]:
+    """Return points (m, d) and weights (m,) as numpy arrays in the types they came in, or say what is wrong."""
     points, weights = np.asarray(points), np.asarray(weights)
     as_features(prefix + names[0], points)
     require(

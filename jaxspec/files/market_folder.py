@@ -16,7 +16,7 @@ import time
 import uuid
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,9 +52,6 @@ from jaxspec.market.growing_arrays import GrowingArrays, capacity
 from jaxspec.market.market import Market
 from jaxspec.market.schema import SCHEMA, finish_rows
 from jaxspec.specify import About
-
-if TYPE_CHECKING:
-    from jax import Array
 
 __all__ = ["load_market", "save_market"]
 

@@ -2,9 +2,9 @@
 
 A saved market is a folder. `market.json` names the version folder in force, which holds
 `facts.json` (ids, class names, metadata, shapes, checksums), `space.safetensors` and `arrays`.
-`read_header` checks all of it but the numbers; `ledger_of` makes the ledger. Which arrays there are,
-and of which shapes and types, follows from `jaxspec.market.schema`. Everything that is read is
-data, and nothing here writes.
+`read_header` checks all of it but the numbers; `ledger_of` makes the ledger. Which arrays there
+are, and of which shapes and types, follows from `jaxspec.market.schema`. What is read is data, and
+nothing here writes.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def check_declared_arrays(
     for name, one in SCHEMA.items():
         wanted = one.saved and one.part in parts
         require(not wanted or name in declared, f"arrays: expected {name}, got none of this name")
-    arrays = {name: _stored_array(name, entry) for name, entry in declared.items()}
+    arrays = {name: _stored_array(name, declared[name]) for name in SCHEMA if name in declared}
     require("probe" not in parts or space.probe is not None, "arrays: the space has no probe")
     points = _size_of("points", arrays["points"].shape, 1, LARGEST_SIZES["point"])
     layout = Layout(
@@ -210,9 +210,9 @@ def check_entries(entries: Any, count: int, layout: Layout) -> None:
         require(good, f"{name}: expected a list of {count} values")
         wanted, check = _COLUMN_CHECKS[hint]
         require(check(column), f"{name}: expected {wanted}")
-    largest = max(entries["size"])
-    good = 1 <= min(entries["size"]) and largest <= layout.points
-    require(good, f"size: expected values in 1..{layout.points}, got up to {largest}")
+    low, high = min(entries["size"]), max(entries["size"])
+    good = low >= 1 and high <= layout.points
+    require(good, f"size: expected values in 1..{layout.points}, got {low}..{high}")
     others = set(entries["format_version"]) - {FORMAT_VERSION}
     require(not others, f"format_version: expected {FORMAT_VERSION}, got {sorted(others)[:3]}")
 
@@ -271,7 +271,9 @@ def ledger_of(header: Header, class_ids: np.ndarray, has_probe: np.ndarray) -> L
 
 
 def _are_counts(column: list[Any]) -> bool:
-    return {type(value) for value in column} == {int} and 0 <= min(column) <= max(column) <= MAX_COUNT
+    return {type(value) for value in column} == {int} and 0 <= min(column) <= max(
+        column
+    ) <= MAX_COUNT
 
 
 def _are_shares(column: list[Any]) -> bool:

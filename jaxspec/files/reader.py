@@ -173,7 +173,8 @@ class MarketFolder:
         found: Rows = {}
         with reading(self.path):
             for name, one in self._open(names).items():
-                _, chunk = np.unique(wanted // self._header.arrays[name].chunks[0], return_inverse=True)
+                length = self._header.arrays[name].chunks[0]
+                _, chunk = np.unique(wanted // length, return_inverse=True)
                 cuts = np.flatnonzero(np.diff(chunk // CHUNKS)) + 1  # chunks are decoded whole
                 parts = [np.asarray(one[part].read().result()) for part in np.split(wanted, cuts)]
                 found[name] = np.concatenate(parts)[places]

@@ -183,9 +183,7 @@ def save_specification(spec: Specification, path: Path) -> None:
     _write(path, lambda: _specification_bytes(spec))
 
 
-def load_specification(
-    path: Path, cls: type[Specification] = Specification
-) -> Specification:
+def load_specification(path: Path, cls: type[Specification] = Specification) -> Specification:
     """Read a file of `save_specification`; the numbers come back bit by bit, as `jax.Array`.
 
     Without jax's x64, float64 numbers become float32.
@@ -284,9 +282,7 @@ def space_from_file(path: Path, cls: type[Space] = Space) -> Space:
     """
     values, arrays = read_file(SPACE, path)
     kernel = KERNELS[values["kernel"]](bandwidth=jnp.asarray(arrays["kernel.bandwidth"]))
-    space = cls(
-        values["name"], kernel, dimension=values["dimension"], probe=arrays.get("probe")
-    )
+    space = cls(values["name"], kernel, dimension=values["dimension"], probe=arrays.get("probe"))
     require(
         space.digest == values["digest"],
         f"digest: expected {space.digest!r}, that of the contents, got {values['digest']!r}",

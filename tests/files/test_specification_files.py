@@ -31,7 +31,9 @@ from jaxspec.specify import RANK, About, ProbeProxy
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
-@pytest.mark.parametrize("parts", [{}, {"probe": True}, {"hidden": True}, {"probe": True, "hidden": True}])
+@pytest.mark.parametrize(
+    "parts", [{}, {"probe": True}, {"hidden": True}, {"probe": True, "hidden": True}]
+)
 def test_a_specification_comes_back_bit_by_bit(tmp_path, classes, parts):
     about = About({"licence": "MIT", "parameters": 4_200_000, "share": 0.1, "open": True})
     spec = made_specification(1, classes=classes, about=about, **parts)
