@@ -17,7 +17,7 @@ from jaxspec.files.specification_files import (
     save_specification,
     save_user_specification,
 )
-from jaxspec.market.market import Market
+from jaxspec.market import Market
 from jaxspec.specify import Space, Specification, UserSpecification
 
 __all__ = ["Blocks", "MarketFolder", "from_learnware", "to_learnware"]

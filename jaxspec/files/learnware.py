@@ -130,7 +130,7 @@ def _parsed(content: Any) -> tuple[ReducedSet, Gaussian]:
 def _checked(
     prefix: str, points: Any, weights: Any, names: tuple[str, str] = ("points", "weights")
 ) -> tuple[Any, Any]:
-    """Return points (m, d) and weights (m,) as numpy arrays in the types they came in, or say what is wrong."""
+    """Return points (m, d) and weights (m,) as numpy arrays of the types they came in."""
     points, weights = np.asarray(points), np.asarray(weights)
     as_features(prefix + names[0], points)
     require(

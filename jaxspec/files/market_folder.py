@@ -31,7 +31,6 @@ from jaxspec.files.market_header import (
     MARKET_VERSION,
     SPACE_FILE,
     Header,
-    check_declared_arrays,
     check_entries,
     check_files,
     checksums,
@@ -43,14 +42,14 @@ from jaxspec.files.regular_files import MARKET_POINTER, check_tree, seems_to_be
 from jaxspec.files.specification_files import space_to_bytes
 from jaxspec.files.stored_arrays import (
     aligned_memory,
+    check_declared_arrays,
     check_numbers,
     describe,
     open_arrays,
     read_into,
 )
-from jaxspec.market.growing_arrays import GrowingArrays, capacity
-from jaxspec.market.market import Market
-from jaxspec.market.schema import SCHEMA, finish_rows
+from jaxspec.market import SCHEMA, GrowingArrays, Market, capacity
+from jaxspec.market.schema import finish_rows
 from jaxspec.specify import About
 
 __all__ = ["load_market", "save_market"]

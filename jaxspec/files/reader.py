@@ -18,8 +18,7 @@ from jaxspec.files.market_header import ARRAYS, check_files, ledger_of, read_hea
 from jaxspec.files.regular_files import seems_to_be
 from jaxspec.files.stored_arrays import aligned_memory, check_numbers, open_arrays, read_into
 from jaxspec.kernels import Kernel
-from jaxspec.market.derived import Rows
-from jaxspec.market.ledger import Ledger
+from jaxspec.market import Ledger, Rows
 from jaxspec.specify import Space
 
 if TYPE_CHECKING:

@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 
 from jaxspec.files.bounded_json import parse_json, require
-from jaxspec.market.schema import SCHEMA
+from jaxspec.files.declared_arrays import LARGEST_SIZES
+from jaxspec.market import PRECISIONS, SCHEMA, Layout, dtype_of
+from jaxspec.specify import RANK, Space
 from jaxspec.specify.types import LARGEST
 
 __all__ = [
     "MAX_CHUNK_BYTES",
     "StoredArray",
     "aligned_memory",
+    "check_declared_arrays",
     "check_numbers",
     "describe",
     "open_arrays",
@@ -52,6 +55,45 @@ class StoredArray:
     def row_bytes(self) -> int:
         """Bytes of one entry of the first axis."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+def check_declared_arrays(
+    declared: Any, count: int, space: Space, precision: str
+) -> tuple[dict[str, StoredArray], Layout]:
+    """Check what the arrays are said to be, and return it with the layout that follows.
+
+    Args:
+        declared: {name: {"shape", "dtype", "chunks"}}.
+        count: learnwares.
+        space: of the market.
+        precision: in which rows are stored.
+
+    Raises:
+        ValueError: they are not those of a market of these learnwares; the message names the array.
+    """
+    require(isinstance(declared, dict), f"arrays: expected an object, got {declared!r:.80}")
+    unknown = sorted(name for name in declared if name not in SCHEMA or not SCHEMA[name].saved)
+    require(not unknown, f"arrays: expected no array {unknown[:1]!r:.80}")
+    parts = {SCHEMA[name].part for name in declared} | {""}
+    for name, one in SCHEMA.items():
+        wanted = one.saved and one.part in parts
+        require(not wanted or name in declared, f"arrays: expected {name}, got none of this name")
+    arrays = {name: _stored_array(name, declared[name]) for name in SCHEMA if name in declared}
+    require("probe" not in parts or space.probe is not None, "arrays: the space has no probe")
+    points = _size_of("points", arrays["points"].shape, 1, LARGEST_SIZES["point"])
+    layout = Layout(
+        points=points,
+        classes=_size_of("class_ids", arrays["class_ids"].shape, 1, LARGEST_SIZES["class"]),
+        dimension=space.dimension,
+        landmarks=len(space.landmarks) if "probe" in parts else 0,
+        directions=RANK if "representation" in parts else 0,
+    )
+    for name, stored in arrays.items():
+        shape = layout.shape(SCHEMA[name].axes, count)
+        require(stored.shape == shape, f"{name}: expected shape {shape}, got {stored.shape}")
+        dtype = dtype_of(SCHEMA[name].kind, precision)
+        require(stored.dtype == dtype, f"{name}: expected dtype {dtype}, got {stored.dtype}")
+    return arrays, layout
 
 
 def describe(folder: Path, name: str) -> dict[str, Any]:
@@ -123,7 +165,11 @@ def check_numbers(name: str, array: np.ndarray) -> None:
     """
     if array.dtype.kind in "iub" or not array.size:
         return
-    largest = float(max(array.max(), -array.min()))
+    if array.dtype.name == "bfloat16":  # as bits, where numpy's maximum takes 17 times as long
+        bits = (array.view(np.uint16) & 0x7FFF).max()
+        largest = float(bits.view(array.dtype))
+    else:
+        largest = float(max(array.max(), -array.min()))
     require(np.isfinite(largest), f"{name}: expected finite numbers, got NaN or infinity")
     limit = 2 * LARGEST if SCHEMA[name].read is not None else math.inf
     require(largest <= limit, f"{name}: expected at most {limit:.0e}, got {largest:.1e}")
@@ -151,3 +197,32 @@ def _check_description(name: str, described: Mapping[str, Any], stored: StoredAr
             given == value,
             f"{name}/.zarray: expected {key} {value}, as the header says, got {given!r:.80}",
         )
+
+
+def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
+    good = isinstance(values, list) and all(type(one) is int and one >= 1 for one in values)
+    require(good, f"{name}: expected a list of integers above zero, got {values!r:.80}")
+    return tuple(values)
+
+
+def _stored_array(name: str, entry: Any) -> StoredArray:
+    names = ["chunks", "dtype", "shape"]
+    good = isinstance(entry, dict) and sorted(entry) == names
+    require(good, f"{name}: expected an object with {names}, got {entry!r:.80}")
+    known = {dtype_of(SCHEMA[name].kind, one) for one in PRECISIONS}
+    dtype = next((one for one in known if one.name == entry["dtype"]), None)
+    if dtype is None:
+        wanted = sorted(one.name for one in known)
+        raise ValueError(f"{name}: expected dtype {wanted}, got {entry['dtype']!r:.40}")
+    shape = _whole_numbers(f"{name}: shape", entry["shape"])
+    chunks = _whole_numbers(f"{name}: chunks", entry["chunks"])
+    good = len(shape) == len(chunks) == len(SCHEMA[name].axes)
+    good = good and all(chunk <= size for chunk, size in zip(chunks, shape, strict=True))
+    good = good and math.prod(chunks) * dtype.itemsize <= MAX_CHUNK_BYTES
+    require(good, f"{name}: expected chunks within the shape {shape}, got {chunks!r:.80}")
+    return StoredArray(shape, dtype, chunks)
+
+
+def _size_of(name: str, shape: tuple[int, ...], axis: int, largest: int) -> int:
+    require(shape[axis] <= largest, f"{name}: expected at most {largest}, got shape {shape}")
+    return shape[axis]

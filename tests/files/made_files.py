@@ -14,7 +14,7 @@ import pytest
 
 import jaxspec as js
 from jaxspec.base import FileError
-from jaxspec.market.schema import FIXED_ARRAYS, ROW_ARRAYS
+from jaxspec.market import FIXED_ARRAYS, ROW_ARRAYS
 from jaxspec.specify import RANK, ProbeProxy
 
 REPOSITORY = Path(__file__).resolve().parents[2]

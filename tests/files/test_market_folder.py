@@ -29,8 +29,7 @@ from test_specification_files import Bomb
 import jaxspec as js
 from jaxspec.base import FileError
 from jaxspec.files import market_folder, market_header
-from jaxspec.market.ledger import Entry
-from jaxspec.market.schema import SCHEMA
+from jaxspec.market import SCHEMA, Entry
 from jaxspec.specify import About
 
 ABOUT = [

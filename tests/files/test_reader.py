@@ -20,7 +20,7 @@ from made_files import (
 
 import jaxspec as js
 from jaxspec.base import FileError
-from jaxspec.market.schema import ROW_ARRAYS, SCHEMA
+from jaxspec.market import ROW_ARRAYS, SCHEMA
 from jaxspec.specify import About
 
 COUNT = 37
