@@ -6,7 +6,7 @@ Label Spaces" (ICML 2023). A market publishes a `Space`; owners of models call `
 """
 
 from jaxspec import evaluation, reuse, stream
-from jaxspec.base import FileError
+from jaxspec.base import FileError, cache_compilations
 from jaxspec.files import MarketFolder, from_learnware, to_learnware
 from jaxspec.index import Index
 from jaxspec.kernels import (
@@ -60,6 +60,7 @@ __all__ = [
     "Transfer",
     "UserSpecification",
     "best_weights",
+    "cache_compilations",
     "evaluation",
     "fit_proxies",
     "fit_proxy",

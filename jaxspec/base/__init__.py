@@ -26,6 +26,7 @@ from jaxspec.base.checks import (
     as_weights,
     is_concrete,
 )
+from jaxspec.base.compilation_cache import cache_compilations
 from jaxspec.base.foreign_arrays import to_numpy
 from jaxspec.base.largest import largest
 from jaxspec.base.low_precision import (
@@ -58,6 +59,7 @@ __all__ = [
     "as_size",
     "as_weights",
     "bucket",
+    "cache_compilations",
     "device_kind",
     "existing_path",
     "integer_parts",
