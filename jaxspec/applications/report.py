@@ -18,9 +18,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install matplotlib") from (
-            error
-        )
+        raise ImportError("pictures need matplotlib: pip install matplotlib") from (error)
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

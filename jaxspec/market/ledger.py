@@ -120,7 +120,7 @@ class Ledger:
         if present and all(isinstance(value, bool) for value in present):
             if len(present) == len(values):
                 return np.array(values, bool)
-        elif present and all(isinstance(v, int | float) and not isinstance(v, bool) for v in present):
+        elif present and all(type(value) in (int, float) for value in present):
             return np.array([np.nan if value is None else value for value in values], np.float64)
         column = np.empty(len(values), object)
         column[:] = values

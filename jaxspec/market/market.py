@@ -149,9 +149,7 @@ class Market(Mapping[str, Specification], Persistent):
             checked(),
             count,
             layout,
-            find_origin(
-                [spec.reduced_set.points], float(space.kernel.bandwidth), space.dimension
-            ),
+            find_origin([spec.reduced_set.points], float(space.kernel.bandwidth), space.dimension),
             precision=precision,
             mesh=mesh,
             spare=spare,

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 from jaxspec.base import pad_to
+from jaxspec.kernels import Kernel
 from jaxspec.market import devices
 from jaxspec.market.calibration import SAMPLE, Calibration, calibrate
 from jaxspec.market.derived import CHANCE_STEPS, Rows
 from jaxspec.market.growing_arrays import GrowingArrays
 from jaxspec.market.ledger import Ledger
 from jaxspec.market.precision import decode_points
-from jaxspec.kernels import Kernel
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

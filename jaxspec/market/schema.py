@@ -156,9 +156,7 @@ class MarketArrays:
     probe_weights: Float[Array, "row C D"] = _declared(
         "row class landmark", "vectors", part="probe", read=_probe_weights
     )
-    probe_bias: Float[Array, "row C"] = _declared(
-        "row class", read=_probe_bias
-    )
+    probe_bias: Float[Array, "row C"] = _declared("row class", read=_probe_bias)
     has_probe: Float[Array, " row"] = _declared(
         "row", read=lambda spec, making: np.float32(spec.probe_proxy is not None)
     )
@@ -210,7 +208,11 @@ class Layout:
     ) -> Layout:
         """Return the padded layout that holds these sizes."""
         return cls(
-            points + points % 2, bucket(classes), dimension, landmarks, RANK if representation else 0
+            points + points % 2,
+            bucket(classes),
+            dimension,
+            landmarks,
+            RANK if representation else 0,
         )
 
     @classmethod
@@ -264,6 +266,7 @@ def read_rows(
     Args:
         layout: sizes that hold all of them.
         specs: a list of specifications, or one stacked specification with a leading axis.
+        count: how many there are.
         making: what is known of the market.
     """
     rows: Rows = {}

@@ -32,8 +32,7 @@ def as_users(catalogue: Catalogue, user: Any) -> list[UserSpecification]:
         return [user]
     if isinstance(user, Mapping | str) or not isinstance(user, Iterable):
         raise TypeError(
-            "user: expected a UserSpecification or a sequence of them, "
-            f"got a {type(user).__name__}"
+            f"user: expected a UserSpecification or a sequence of them, got a {type(user).__name__}"
         )
     users = list(user)
     if not users:

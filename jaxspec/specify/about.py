@@ -1,4 +1,4 @@
-"""What the owner of a model says about it in words and numbers: licence, size, language and the like.
+"""What the owner of a model says about it in words and numbers: licence, size, language.
 
 `About` is a read-only mapping from names to strings, numbers or booleans. It travels in a
 specification, and a market shows it as columns (`Market.about`). It is bounded, because it comes

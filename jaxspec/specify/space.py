@@ -190,7 +190,7 @@ def check_same_space(name: str, one: Any, other_name: str, other: Any) -> None:
             "specifications compare only within one space"
         )
     raise ValueError(
-        f"{name}: its space is called {one.space_name!r} as that of {other_name}, but its digest is "
-        f"{one.space_digest!r:.40} and not {digest!r}: the kernel, its bandwidth, the dimension or "
-        "the probe differ; specifications compare only within one space"
+        f"{name}: its space is called {one.space_name!r} as that of {other_name}, but its digest "
+        f"is {one.space_digest!r:.40} and not {digest!r}: the kernel, its bandwidth, the dimension "
+        "or the probe differ; specifications compare only within one space"
     )

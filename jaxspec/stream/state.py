@@ -81,7 +81,7 @@ class State:
                             got=f"{part.dtype} of shape {part.shape}",
                         )
                     if not np.isfinite(part).all():
-                        raise FileError(field=name, expected="finite numbers", got="NaN or infinity")
+                        raise FileError(field=name, expected="finite numbers", got="others")
                     all_rows[: done[0]] = part
         self.done = done
 

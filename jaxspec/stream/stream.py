@@ -72,9 +72,7 @@ def _(where: MarketFolder, query: Query) -> list[Match]:
         for group in query.groups()
     ]
     passes = passes_of(groups)
-    state = State(
-        query.resume, _belongs_to(where, query, groups), len(where), groups, len(passes)
-    )
+    state = State(query.resume, _belongs_to(where, query, groups), len(where), groups, len(passes))
     with state.kept(), in_float32():
         matches = _answered(where, query, groups, passes, state)
     state.remove()

@@ -1,3 +1,0 @@
-"""The names of `jaxspec.extractors` under their former address."""
-
-from jaxspec.extractors import *  # noqa: F403
