@@ -49,10 +49,11 @@ def parse_json(name: str, text: str | bytes, *, depth: int, constants: bool = Fa
         text: as a string, or encoded in UTF-8.
         depth: how deep lists and objects may be nested. The parser of Python calls itself once per
             level, so that a deep text could use up the stack.
-        constants: whether NaN and infinity are read, which JSON has not but many writers write.
+        constants: whether NaN and Infinity are read: they are not JSON, but many programs write
+            them.
 
     Raises:
-        ValueError: not JSON, nested too deeply, an object with a name twice, or a constant.
+        ValueError: not JSON, nested too deeply, an object with a name twice, or NaN.
     """
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     level = 0
@@ -65,7 +66,7 @@ def parse_json(name: str, text: str | bytes, *, depth: int, constants: bool = Fa
     except RecursionError:
         raise ValueError(f"{name}: expected JSON of at most {depth} levels, got more") from None
     except ValueError as error:
-        raise ValueError(f"{name}: expected JSON, got a text that is none: {error}") from None
+        raise ValueError(f"{name}: expected JSON, got another text: {error}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

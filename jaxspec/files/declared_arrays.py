@@ -71,7 +71,7 @@ class FileKind:
         name: of the class that is saved.
         version: of the fields; files of another version are refused.
         arrays: {name: declaration}.
-        values: {name: function}, everything that is no array. A function returns the checked value,
+        values: {name: function}, everything except arrays. A function returns the checked value,
             or raises a TypeError or ValueError.
         fixed_sizes: returns {axis: size} from the checked values, where they fix sizes.
         check: raises if checked values and arrays do not fit to each other.

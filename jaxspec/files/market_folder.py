@@ -218,7 +218,7 @@ def _loaded(header: Header, cls: type[Market]) -> Market:
     empty = layout.empty(1, header.precision)
     host, rows = {}, {}
     for name, example in empty.items():
-        if name not in stores and SCHEMA[name].saved:  # of a part that the market has not
+        if name not in stores and SCHEMA[name].saved:  # the market lacks this optional part
             rows[name] = jnp.zeros((total, *example.shape[1:]), example.dtype)
         elif name in stores:
             memory = aligned_memory(name, (total, *example.shape[1:]), example.dtype)

@@ -2,7 +2,7 @@
 
 A saved market is a folder. `market.json` names the version folder in force, which holds
 `facts.json` (ids, class names, metadata, shapes, checksums), `space.safetensors` and `arrays`.
-`read_header` checks all of it but the numbers; `ledger_of` makes the ledger. Which arrays there
+`read_header` checks all of it except the numbers; `ledger_of` makes the ledger. Which arrays there
 are, and of which shapes and types, follows from `jaxspec.market.schema`. What is read is data, and
 nothing here writes.
 """
@@ -61,7 +61,7 @@ ENTRY_COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """Everything that a market on disk says about itself, checked, but its numbers.
+    """Everything that a market on disk says about itself except its numbers, checked.
 
     Attributes:
         folder: the version folder that is in force.
@@ -71,9 +71,9 @@ class Header:
         ids: of the M learnwares.
         class_names: by number, as in the array `class_ids`.
         entries: {field of `Entry`: M values as JSON}, without class names.
-        arrays: {name: what there is on disk}, without parts that the market has not.
+        arrays: {name: shape, type and chunks}; arrays of absent optional parts are left out.
         layout: the padded sizes of its rows.
-        files: {file below `folder`: (bytes, CRC-32)}, all but the facts.
+        files: {file below `folder`: (bytes, CRC-32)} of all files except the facts.
     """
 
     folder: Path

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxspec.base import PathLike, existing_path, reading
+from jaxspec.base import PathLike, as_size, existing_path, reading
 from jaxspec.files.bounded_json import require
 from jaxspec.files.market_header import ARRAYS, check_files, ledger_of, read_header
 from jaxspec.files.regular_files import seems_to_be
 from jaxspec.files.stored_arrays import aligned_memory, check_numbers, open_arrays, read_into
 from jaxspec.kernels import Kernel
-from jaxspec.market import Ledger, Rows
+from jaxspec.market import AboutColumns, Ledger, Rows
 from jaxspec.specify import Space
 
 if TYPE_CHECKING:
@@ -41,22 +41,29 @@ class MarketFolder:
         ids: in the market's order.
         origin: (d,) what was subtracted from all points.
         fixed: the arrays without an axis of learnwares, as numpy arrays, and the kernel.
+        block_size: learnwares that `match` reads together, or None.
     """
 
-    def __init__(self, path: PathLike, *, verify: bool = False) -> None:
+    def __init__(
+        self, path: PathLike, *, verify: bool = False, block_size: int | None = None
+    ) -> None:
         """Open a folder of `Market.save`.
 
         Args:
             path: the folder.
             verify: read all files once and check their checksums, as `Market.load` does. What is
                 read later is checked to be finite in any case.
+            block_size: learnwares that `match` reads together; None for some 32 MiB of them.
 
         Raises:
-            TypeError: `path` is neither a string nor a path.
+            TypeError: `path` is neither a string nor a path, or a block size that is not an
+                integer.
+            ValueError: a block size below one.
             FileNotFoundError: there is nothing at `path`.
             FileError: not such a folder, of another version, or with a field that is not as it
                 must be; the message names the folder and the field.
         """
+        self.block_size = None if block_size is None else as_size("block_size", block_size)
         self.path = existing_path(path)
         with reading(self.path):
             if not self.path.is_dir():
@@ -101,6 +108,11 @@ class MarketFolder:
         return self.space.dimension
 
     @property
+    def about(self) -> AboutColumns:
+        """The owners' metadata as columns: `folder.about["licence"] == "MIT"` is a mask."""
+        return AboutColumns(self.ledger, np.arange(len(self)))
+
+    @property
     def probed(self) -> bool:
         """Whether learnwares have probe proxies."""
         return self._header.layout.landmarks > 0
@@ -138,16 +150,16 @@ class MarketFolder:
     # Rows
 
     def has_array(self, name: str) -> bool:
-        """Tell whether an array is on disk: it is saved, and the market has the part it is of."""
+        """Tell whether an array is on disk: it is saved, and the market has its optional part."""
         return name in self._header.arrays
 
     def row_bytes(self, names: Sequence[str]) -> int:
-        """Return how many bytes a learnware takes in those of the arrays that are on disk."""
+        """Return how many bytes a learnware takes in these arrays; absent ones count nothing."""
         arrays = self._header.arrays
         return sum(arrays[name].row_bytes for name in names if name in arrays)
 
     def whole(self, names: Sequence[str]) -> Rows:
-        """Return whole arrays {name: numbers}, of those of the names that are on disk.
+        """Return complete arrays {name: numbers}; names that are not on disk are left out.
 
         Raises:
             FileError: an array is damaged.
@@ -159,7 +171,7 @@ class MarketFolder:
         return found
 
     def rows(self, names: Sequence[str], at: Int[np.ndarray, " n"]) -> Rows:
-        """Return single rows {name: (n, ...)}, of those of the names that are on disk.
+        """Return single rows {name: (n, ...)}; names that are not on disk are left out.
 
         Args:
             names: of arrays with an axis of learnwares.
@@ -181,7 +193,7 @@ class MarketFolder:
         return found
 
     def blocks(self, names: Sequence[str], size: int) -> Blocks:
-        """Return a reader of `size` rows at a time, of those of the names that are on disk.
+        """Return a reader of `size` rows at a time; names that are not on disk are left out.
 
         Raises:
             FileError: an array is damaged.

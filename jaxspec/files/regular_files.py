@@ -1,4 +1,4 @@
-"""Opening files of strangers: only regular files, and what a file seems to be if it is another.
+"""Files of strangers: opening regular files only, and saying what another file seems to be.
 
 `open_regular` never waits for a pipe and never opens a device. `check_tree` refuses folders with
 links that lead out of them. `seems_to_be` only looks at the first bytes, for error messages.

@@ -60,7 +60,7 @@ class StoredArray:
 def check_declared_arrays(
     declared: Any, count: int, space: Space, precision: str
 ) -> tuple[dict[str, StoredArray], Layout]:
-    """Check what the arrays are said to be, and return it with the layout that follows.
+    """Check the header's declaration of the arrays, and return it with the layout it implies.
 
     Args:
         declared: {name: {"shape", "dtype", "chunks"}}.
@@ -69,7 +69,7 @@ def check_declared_arrays(
         precision: in which rows are stored.
 
     Raises:
-        ValueError: they are not those of a market of these learnwares; the message names the array.
+        ValueError: not the arrays of a market of these learnwares; the message names the array.
     """
     require(isinstance(declared, dict), f"arrays: expected an object, got {declared!r:.80}")
     unknown = sorted(name for name in declared if name not in SCHEMA or not SCHEMA[name].saved)
@@ -112,7 +112,7 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
 
 
 def open_arrays(folder: Path, arrays: Mapping[str, StoredArray], names: Sequence[str]) -> Any:
-    """Return {name: TensorStore} of those of the named arrays that there are.
+    """Return {name: TensorStore}; names that are not among the arrays are left out.
 
     Raises:
         ValueError: an array that is not as the header says.

@@ -422,7 +422,7 @@ def test_facts_that_are_not_as_they_must_be_are_refused(saved, tmp_path, change,
     copy.refused(message, load=js.MarketFolder) if "zarray" not in message else None
 
 
-def test_facts_that_are_no_json_object_are_refused(saved, tmp_path):
+def test_facts_that_are_not_a_json_object_are_refused(saved, tmp_path):
     copy = SavedCopy(saved, tmp_path / "m")
     for data, message in [
         (b"", "facts.json: expected JSON"),

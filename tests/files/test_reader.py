@@ -72,8 +72,7 @@ def test_it_says_of_itself_what_the_market_says(market, folder):
         folder.class_names("m3")
     for names in (("class a",), ("class a", "class c", "x"), ("x", "y")):
         assert folder.most_shared_names(names) == market.most_shared_names(names)
-    slots = np.arange(len(folder))
-    np.testing.assert_array_equal(folder.ledger.column("number", slots), market.about["number"])
+    np.testing.assert_array_equal(folder.about["number"], market.about["number"])
     text = repr(folder)
     assert "35 learnwares" in text
     assert "made-features" in text
@@ -193,6 +192,10 @@ def test_what_is_no_market_is_refused_by_name(tmp_path):
         js.MarketFolder(3)
     with pytest.raises(ValueError, match="path: "):
         js.MarketFolder("gs://bucket/market")
+    with pytest.raises(ValueError, match="block_size: expected at least 1, got 0"):
+        js.MarketFolder(tmp_path, block_size=0)
+    with pytest.raises(TypeError, match="block_size: expected an integer"):
+        js.MarketFolder(tmp_path, block_size=1.5)
     refused(lambda: js.MarketFolder(tmp_path), tmp_path, "without market.json")
     made_user(0).save(tmp_path / "user")
     refused(lambda: js.MarketFolder(tmp_path / "user"), tmp_path / "user", "a safetensors file")
