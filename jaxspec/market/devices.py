@@ -200,8 +200,9 @@ def write_rows(
     Arrays of no size stay as they are: jit would give them back on one device's terms.
     """
     empty = {name: value for name, value in rows.items() if not value.size}
-    rows, new = ({n: v for n, v in one.items() if n not in empty} for one in (rows, new))
+    filled = {name: value for name, value in rows.items() if name not in empty}
+    values = {name: value for name, value in new.items() if name not in empty}
     if mesh is None:
-        return {**_write(rows, np.int32(slot), new), **empty}
+        return {**_write(filled, np.int32(slot), values), **empty}
     with on_mesh(mesh):
-        return {**_write_split(rows, np.int32(slot), new, mesh=mesh), **empty}
+        return {**_write_split(filled, np.int32(slot), values, mesh=mesh), **empty}

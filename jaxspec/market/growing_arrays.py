@@ -97,9 +97,10 @@ class GrowingArrays:
 
     def place(self, rows: dict[str, Array]) -> None:
         """Put rows {name: (total, ...)} in place, with what all rows share."""
-        fixed = devices.replicated(self._fixed, self.mesh)
+        fixed: dict[str, Any] = devices.replicated({**self._fixed}, self.mesh)
         kernel = devices.replicated(self.making.kernel, self.mesh)
-        self.arrays = MarketArrays(**rows, **fixed, kernel=kernel)
+        every: dict[str, Any] = {**rows, **fixed}
+        self.arrays = MarketArrays(**every, kernel=kernel)
 
     def stored_rows(self) -> dict[str, Array]:
         """Return the arrays that have one entry per learnware."""
@@ -107,7 +108,8 @@ class GrowingArrays:
 
     def write(self, slot: int, rows: Rows) -> None:
         """Write finished rows from a slot on; the arrays before are used up."""
-        written = devices.write_rows(self.stored_rows(), slot, rows, self.mesh)
+        written: dict[str, Any] = {}
+        written.update(devices.write_rows(self.stored_rows(), slot, rows, self.mesh))
         self.arrays = dataclasses.replace(self.arrays, **written)
 
     def append(self, specifications: Mapping[str, Specification]) -> None:

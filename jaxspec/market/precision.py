@@ -8,13 +8,10 @@ All sums are in float32, whatever the precision.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 __all__ = ["PRECISIONS", "check_precision", "decode_points", "dtype_of", "encode", "point_scales"]
 
@@ -62,7 +59,7 @@ def encode(
     return values.astype(wanted, copy=False)
 
 
-def decode_points(points: Array, scales: Array) -> Float[Array, "... m d"]:
-    """Return stored points (..., m, d) with scales (..., m) as float32."""
+def decode_points(points: Any, scales: Any) -> Any:
+    """Return stored points (..., m, d) with scales (..., m) as float32, in numpy or in jax."""
     values = points.astype(np.float32)
     return values * scales[..., None] if points.dtype == np.int8 else values

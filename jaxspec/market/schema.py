@@ -113,6 +113,7 @@ class MarketArrays:
     """The numbers of a market as one pytree; rows without a learnware and paddings are zero.
 
     Attributes:
+        kernel: the kernel of the space.
         scales: what stored points are multiplied by; one unless the precision is "int8".
         points: reduced-set points relative to `origin`, as they are stored.
         square_norms: of the points as stored.
@@ -130,12 +131,12 @@ class MarketArrays:
         landmarks: of the space, relative to `origin`.
         whitening: of the landmarks.
         origin: subtracted from all points; zero unless the features lie far from zero.
-        kernel: the kernel of the space.
         alive: which rows hold a learnware of this version of the market.
         length: slots from here on are unused and need not be computed.
         calibration: what the market has found out about itself.
     """
 
+    kernel: Kernel
     scales: Float[Array, "row m"] = _declared("row point", derive=derived.scales)
     points: Num[Array, "row m d"] = _declared("row point feature", "points", read=_points)
     square_norms: Float[Array, "row m"] = _declared("row point", derive=derived.square_norms)
@@ -169,7 +170,6 @@ class MarketArrays:
     landmarks: Float[Array, "D d"] = _declared("landmark feature", part="probe", saved=False)
     whitening: Float[Array, "D D"] = _declared("landmark landmark", part="probe", saved=False)
     origin: Float[Array, " d"] = _declared("feature")
-    kernel: Kernel
     alive: Bool[Array, " row"] | None = None
     length: Int[Array, ""] | None = None
     calibration: Calibration | None = None

@@ -59,7 +59,7 @@ def stack_users(
     origin = np.asarray(catalogue.origin)
     sizes = np.array([len(user.class_names) for user in users])
     examples = [user.num_examples or count for user, count in zip(users, counts, strict=True)]
-    stacked = UserArrays(
+    arrays: dict[str, Any] = dict(
         points=np.zeros((batch, n, d), np.float32),
         weights=np.zeros((batch, n), np.float32),
         labels=np.full((batch, n), -1, np.int32),
@@ -70,15 +70,21 @@ def stack_users(
         class_numbers=np.full((batch, k), -2, np.int32),
         by_name=np.asarray(by_name, bool),
     )
+    stacked: Any = UserArrays(**arrays)
     ledger = catalogue.ledger
     for i, (user, count, size) in enumerate(zip(users, counts, sizes, strict=True)):
-        points, weights, vectors, labels = jax.device_get(
-            (user.reduced_set.points, user.reduced_set.weights, user.proxy.weights, user.labels)
+        own: Any = (
+            user.reduced_set.points,
+            user.reduced_set.weights,
+            user.proxy.weights,
+            user.labels,
         )
+        points, weights, vectors, labels = jax.device_get(own)
         np.subtract(points, origin, out=stacked.points[i, :count], casting="same_kind")
         stacked.weights[i, :count] = weights
         if labels is not None:
             stacked.labels[i, :count] = labels
         stacked.class_vectors[i, :size] = vectors.T
         stacked.class_numbers[i, :size] = ledger.numbers_of(user.class_names)
-    return stacked
+    found: UserArrays = stacked
+    return found

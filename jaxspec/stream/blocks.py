@@ -7,7 +7,7 @@ A few numbers are kept per learnware and user: sums over classes instead of the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,7 @@ def passes_of(groups: Sequence[StreamedGroup]) -> list[tuple[str, ...]]:
 
 
 def score_block(
-    rows: Rows, fixed: dict[str, Any], streamed: StreamedGroup, length: int, peers: Peers | None
+    rows: Rows, fixed: Mapping[str, Any], streamed: StreamedGroup, length: int, peers: Peers | None
 ) -> dict[str, Float[Array, "size Q"]]:
     """Return the evidence that the arrays of a block give about its learnwares.
 
@@ -152,7 +152,7 @@ def score_block(
     return found
 
 
-def _market(rows: dict[str, Any], fixed: dict[str, Any]) -> MarketArrays:
+def _market(rows: dict[str, Any], fixed: Mapping[str, Any]) -> MarketArrays:
     """Return a market's arrays of which only those of `rows` are there."""
     absent = dict.fromkeys(name for name in ROW_ARRAYS if name not in rows)
     return MarketArrays(**absent, **rows, **fixed)  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def _market(rows: dict[str, Any], fixed: dict[str, Any]) -> MarketArrays:
 
 @jax.jit
 def _embed_block(
-    rows: dict[str, Any], fixed: dict[str, Any], users: UserArrays, length: Array
+    rows: dict[str, Any], fixed: Mapping[str, Any], users: UserArrays, length: Array
 ) -> dict[str, Array]:
     found = embed(_market(rows, fixed), users, length)
     return {"squared_mmd": found.squared_mmd, "closeness": found.closeness}
@@ -169,7 +169,7 @@ def _embed_block(
 @partial(jax.jit, static_argnames=("needs", "kept"))
 def _class_block(
     rows: dict[str, Any],
-    fixed: dict[str, Any],
+    fixed: Mapping[str, Any],
     users: UserArrays,
     length: Array,
     peers: Peers | None,
@@ -186,13 +186,14 @@ def _class_block(
     if maps is not None:
         represented = (maps != 0).any(axis=(1, 2))[:, None]
         found["has_representation"] = jnp.broadcast_to(represented, similarity.shape) * 1.0
-    values = {name: getattr(classes, name, None) for name in CLASS_EVIDENCE} | found
+    values: dict[str, Any] = {name: getattr(classes, name, None) for name in CLASS_EVIDENCE}
+    values.update(found)
     return {name: values[name] for name in kept if values.get(name) is not None}
 
 
 @jax.jit
 def class_rows(
-    rows: dict[str, Any], fixed: dict[str, Any], users: UserArrays
+    rows: dict[str, Any], fixed: Mapping[str, Any], users: UserArrays
 ) -> tuple[Float[Array, "1 n k"], Int[Array, "1 n k"]]:
     """Return class similarity and class map of n rows and one user."""
     market = _market(rows, fixed)
@@ -204,7 +205,7 @@ def class_rows(
 @jax.jit
 def peers_of(
     rows: dict[str, Any],
-    fixed: dict[str, Any],
+    fixed: Mapping[str, Any],
     users: UserArrays,
     squared_mmd: Float[Array, "Q Q"],
     calibration: Calibration,
