@@ -7,7 +7,7 @@ Label Spaces" (ICML 2023). Submitters call `specify`, users `specify_user` and `
 from jaxspec.evaluation import metrics as evaluation
 from jaxspec.files import learnware as interop
 from jaxspec.index.index import Index
-from jaxspec.kernels.kernels import (
+from jaxspec.kernels import (
     Gaussian,
     InverseMultiquadric,
     Laplacian,

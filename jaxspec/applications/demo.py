@@ -25,7 +25,7 @@ from jaxspec.applications.scenario import (
     train_heads,
 )
 from jaxspec.evaluation import metrics as evaluation
-from jaxspec.kernels.kernels import Gaussian, median_bandwidth
+from jaxspec.kernels import Gaussian, median_bandwidth
 from jaxspec.market.market import Market
 from jaxspec.matching.match import Match, match
 from jaxspec.specify.specification import (

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxspec.base.checks import as_features, as_size
+from jaxspec.base import as_features, as_size
 from jaxspec.files import store
-from jaxspec.kernels.kernels import Gaussian, Kernel, ReducedSet, as_kernel
+from jaxspec.kernels import Gaussian, Kernel, ReducedSet, as_kernel
 
 __all__ = ["LEARNWARE_TYPE", "from_learnware", "to_learnware"]
 

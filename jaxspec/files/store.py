@@ -34,8 +34,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.padding import pad_to
-from jaxspec.kernels.kernels import Kernel
+from jaxspec.base import pad_to
+from jaxspec.kernels import Kernel
 from jaxspec.market import arrays as market_arrays
 from jaxspec.market import builder as market_storage
 from jaxspec.market import market as _market

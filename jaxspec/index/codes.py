@@ -16,8 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxspec.base.padding import pad_to
-from jaxspec.base.platform import device_kind
+from jaxspec.base import device_kind, pad_to
 from jaxspec.index import encoder as index_codes
 from jaxspec.index.encoder import Coded, Encoder
 from jaxspec.market import builder as market_storage

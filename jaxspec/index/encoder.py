@@ -26,11 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.low_precision import integer_parts, integer_sum
-from jaxspec.base.padding import bucket
-from jaxspec.base.platform import on_processor
-from jaxspec.base.pytrees import register
-from jaxspec.kernels.kernels import Kernel, distances, one_by_one, square_norm
+from jaxspec.base import bucket, integer_parts, integer_sum, on_processor, register
+from jaxspec.kernels import Kernel, distances, one_by_one, square_norm
 from jaxspec.market.arrays import MarketArrays, decode_points
 from jaxspec.market.calibration import witness
 from jaxspec.specify.probe_proxy import whitening

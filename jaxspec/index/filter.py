@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxspec.index.codes import Codes
 from jaxspec.index.search import FEATURES, Filter, features_of
-from jaxspec.kernels.kernels import ReducedSet
+from jaxspec.kernels import ReducedSet
 from jaxspec.market import builder as market_storage
 from jaxspec.market.arrays import decode_points
 from jaxspec.market.market import Market

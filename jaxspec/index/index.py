@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxspec.base.padding import bucket
+from jaxspec.base import bucket
 from jaxspec.index.codes import Codes, encoder_of
 from jaxspec.index.filter import TOP, fit_filter
 from jaxspec.index.search import Filter, search

@@ -17,11 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxspec.base.largest import largest
-from jaxspec.base.pytrees import register
+from jaxspec.base import largest, register
 from jaxspec.index import encoder as index_codes
 from jaxspec.index.encoder import Coded, Encoder
-from jaxspec.kernels.kernels import one_by_one
+from jaxspec.kernels import one_by_one
 from jaxspec.market.arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
 from jaxspec.market.calibration import Calibration
 from jaxspec.scoring.host_transfer import Layout, pack, pack_scores, unpack, unpack_scores

@@ -315,12 +315,3 @@ def as_one_type(*arrays: Any) -> list[Array]:
     """
     widest = max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
     return [jnp.asarray(array, widest) for array in arrays]
-
-
-def __getattr__(name: str) -> Any:
-    """Find names that moved to other modules of the package."""
-    from jaxspec import kernels
-
-    if name in kernels.__all__:
-        return getattr(kernels, name)
-    raise AttributeError(name)

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxspec.base.padding import bucket
-from jaxspec.base.pytrees import register
-from jaxspec.kernels.kernels import Kernel, square_norm
+from jaxspec.base import bucket, register
+from jaxspec.kernels import Kernel, square_norm
 from jaxspec.market.calibration import chances
 
 __all__ = [

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxspec.base.padding import bucket, pad_to
-from jaxspec.kernels.kernels import Kernel, ReducedSet, as_kernel
+from jaxspec.base import bucket, pad_to
+from jaxspec.kernels import Kernel, ReducedSet, as_kernel
 from jaxspec.market import arrays as market_arrays
 from jaxspec.market.arrays import ROW_FIELDS, VECTORS, MarketArrays
 from jaxspec.market.calibration import SAMPLE, Calibration, calibrate

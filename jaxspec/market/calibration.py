@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxspec.base.pytrees import register
-from jaxspec.kernels.kernels import Kernel, distances
+from jaxspec.base import register
+from jaxspec.kernels import Kernel, distances
 
 __all__ = ["SAMPLE", "Calibration", "agreement", "calibrate", "chances", "following", "region"]
 

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxspec.base.padding import bucket
-from jaxspec.kernels.kernels import Kernel, ReducedSet
+from jaxspec.base import bucket
+from jaxspec.kernels import Kernel, ReducedSet
 from jaxspec.market import builder as market_storage
 from jaxspec.market.arrays import (
     ROW_FIELDS,

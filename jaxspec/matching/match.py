@@ -13,8 +13,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from jaxspec.base.checks import as_size
-from jaxspec.base.padding import bucket
+from jaxspec.base import as_size, bucket
 from jaxspec.market.market import Market
 from jaxspec.scoring.score_pass import METHODS, NEED_LABELS
 from jaxspec.scoring.sharded import best_spread, score_spread

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxspec.base.checks import as_probabilities
+from jaxspec.base import as_probabilities
 from jaxspec.matching.match import Match
 
 if TYPE_CHECKING:

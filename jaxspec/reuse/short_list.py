@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.checks import as_class_labels, as_features, as_size
+from jaxspec.base import as_class_labels, as_features, as_size
 from jaxspec.matching.match import Match
 from jaxspec.reuse.models import Model, Models, check_match, run_model
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxspec.base.low_precision import stored_chunk, stored_gram, stored_product
+from jaxspec.base import stored_chunk, stored_gram, stored_product
 from jaxspec.market.arrays import CHANCE_STEPS, MarketArrays
 from jaxspec.market.calibration import agreement, chances
 from jaxspec.scoring.class_vectors import assign, centred, cosines, same_names, shared_similarity

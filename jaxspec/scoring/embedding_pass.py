@@ -13,9 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxspec.base.low_precision import stored_chunk
-from jaxspec.base.platform import on_processor
-from jaxspec.kernels.kernels import Kernel, distances
+from jaxspec.base import on_processor, stored_chunk
+from jaxspec.kernels import Kernel, distances
 
 __all__ = ["block_entries", "chunk_rows", "column_block", "embedding_products", "pack_columns"]
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from jaxspec.base.low_precision import PARTS, integer_parts, integer_sum, parts_of
-from jaxspec.kernels.kernels import Kernel
+from jaxspec.base import PARTS, integer_parts, integer_sum, parts_of
+from jaxspec.kernels import Kernel
 
 __all__ = ["Blocks", "fused_for", "fused_products"]
 

@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxspec.kernels.kernels import Kernel, distances, one_by_one, square_norm
+from jaxspec.kernels import Kernel, distances, one_by_one, square_norm
 from jaxspec.market.arrays import MarketArrays
 from jaxspec.market.calibration import Calibration, following
 from jaxspec.scoring.class_pass import compare_classes, has_probes

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxspec.base.largest import largest
-from jaxspec.base.pytrees import register
-from jaxspec.kernels.kernels import one_by_one
+from jaxspec.base import largest, register
+from jaxspec.kernels import one_by_one
 from jaxspec.market.arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
 from jaxspec.market.calibration import Calibration
 from jaxspec.scoring.class_pass import compare_classes

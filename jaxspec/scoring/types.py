@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxspec.base.pytrees import register
+from jaxspec.base import register
 
 __all__ = ["LEAST_POINTS", "Embedded", "Parts", "Peers", "Scores", "UserArrays"]
 

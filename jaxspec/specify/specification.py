@@ -20,9 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxspec.base.checks import as_features, as_key, as_labels, as_probabilities, as_size
-from jaxspec.base.pytrees import register
-from jaxspec.kernels.kernels import Kernel, ReducedSet, as_kernel, kernel_label
+from jaxspec.base import as_features, as_key, as_labels, as_probabilities, as_size, register
+from jaxspec.kernels import Kernel, ReducedSet, as_kernel, kernel_label
 from jaxspec.specify.probe_proxy import ProbeProxy, fit_probe_proxies
 from jaxspec.specify.proxy import Proxy, fit_proxies, fit_proxy
 from jaxspec.specify.reduced_set import reduce_set, reduce_sets

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxspec.base.padding import bucket, pad_to
+from jaxspec.base import bucket, pad_to
 from jaxspec.files import store
 from jaxspec.files.reader import Blocks, Folder
 from jaxspec.market import builder as market_storage
