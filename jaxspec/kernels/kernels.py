@@ -165,7 +165,8 @@ def as_kernel(name: str, value: object) -> Kernel:
 
 def kernel_label(kernel: Kernel) -> str:
     """Return a readable name such as 'Gaussian(bandwidth=1.25)' for messages."""
-    return f"{type(kernel).__name__}(bandwidth={float(kernel.bandwidth):.9g})"
+    shortest = float(str(np.asarray(kernel.bandwidth)[()]))  # 3.01, not the float32 3.00999999
+    return f"{type(kernel).__name__}(bandwidth={shortest:.9g})"
 
 
 def distances(
