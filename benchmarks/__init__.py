@@ -1,1 +1,1 @@
-"""Measurements of jaxspec beside its rivals; README.md lists the scripts. The wheel has none of them."""
+"""Measurements of jaxspec beside its rivals; README.md lists the scripts. No wheel has them."""

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.markets.made_market import CONTEXTS, PER_TASK, SPACES, World
-from jaxspec.base.low_precision import rounded, stored_gram
-from jaxspec.kernels.kernels import square_norm
+from jaxspec.base import rounded, stored_gram
+from jaxspec.kernels import square_norm
 from jaxspec.market.arrays import STORAGES, MarketArrays, allocate, decode_points, write_rows
 from jaxspec.market.builder import Facts, Storage
 from jaxspec.market.market import Market

@@ -26,7 +26,7 @@ from benchmarks.markets import made_market
 from benchmarks.markets.device_market import make_on_device
 from benchmarks.records import progress, write_record
 from benchmarks.speed.timing import time_call
-from jaxspec.kernels.kernels import distances
+from jaxspec.kernels import distances
 from jaxspec.market.arrays import ROW_FIELDS, decode_points
 from jaxspec.matching.match import stack_users
 from jaxspec.scoring.embedding_pass import embedding_products, pack_columns

@@ -30,7 +30,7 @@ import jaxspec as js
 from benchmarks.markets import made_market, made_shapes
 from benchmarks.records import merge_results, print_table, progress
 from benchmarks.studies.index_encodings import BY_CLASSES, BY_CLOSENESS, Encoding, Rows, lift_of
-from jaxspec.base.padding import pad_to
+from jaxspec.base import pad_to
 from jaxspec.index.filter import PSEUDO_USERS, TOP, fit_weights, pseudo_users
 from jaxspec.market.arrays import ROW_FIELDS
 from jaxspec.market.builder import spaced

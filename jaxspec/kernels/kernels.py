@@ -165,7 +165,8 @@ def as_kernel(name: str, value: object) -> Kernel:
 
 def kernel_label(kernel: Kernel) -> str:
     """Return a readable name such as 'Gaussian(bandwidth=1.25)' for messages."""
-    return f"{type(kernel).__name__}(bandwidth={float(kernel.bandwidth):.9g})"
+    shortest = float(str(np.asarray(kernel.bandwidth)[()]))  # 3.01, not the float32 3.00999999
+    return f"{type(kernel).__name__}(bandwidth={shortest:.9g})"
 
 
 def distances(
@@ -315,12 +316,3 @@ def as_one_type(*arrays: Any) -> list[Array]:
     """
     widest = max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
     return [jnp.asarray(array, widest) for array in arrays]
-
-
-def __getattr__(name: str) -> Any:
-    """Find names that moved to other modules of the package."""
-    from jaxspec import kernels
-
-    if name in kernels.__all__:
-        return getattr(kernels, name)
-    raise AttributeError(name)

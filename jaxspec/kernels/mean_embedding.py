@@ -48,12 +48,10 @@ class ReducedSet:
     Attributes:
         points: (m, d), in units of the features. A batch has leading axes: (b, m, d).
         weights: (m,), signed, never rescaled. A point of weight zero has no effect.
-        diagnostics: how the set was found (`jaxspec.specify.reduced_set.Diagnostics`), or None.
     """
 
     points: Array
     weights: Array
-    diagnostics: Any = None
 
 
 def one_by_one(function: Callable[[Any], Any], values: Any) -> Any:

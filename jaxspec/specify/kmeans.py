@@ -41,9 +41,10 @@ def systematic_sample(draws: Float[Array, " s"], weights: Float[Array, " n"]) ->
 def _first_above(cumulative: Array, targets: Array) -> Array:
     """Return, for every target, the first index whose cumulative weight exceeds it."""
     # `last` is the last row of positive weight: rounding must not lead into the padding.
-    last = jnp.argmax(cumulative >= cumulative[-1])
-    found = jnp.minimum(jnp.searchsorted(cumulative, targets, side="right"), last)
-    return found.astype(jnp.int32)  # with x64, `last` is of 64 bits
+    # Both are int32, also where float64 is enabled.
+    last = jnp.argmax(cumulative >= cumulative[-1]).astype(jnp.int32)
+    found = jnp.searchsorted(cumulative, targets, side="right").astype(jnp.int32)
+    return jnp.minimum(found, last)
 
 
 def kmeans_plus_plus(

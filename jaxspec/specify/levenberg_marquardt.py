@@ -86,6 +86,8 @@ def direction(
         curved = mixed.sum(1)[:, None] * points - matmul(mixed, points)
         return beta * (matmul(at.kappa, y) + curved) + damping * scale * x
 
+    # `jax.scipy.sparse.linalg.cg` takes the same steps 18 to 22 % slower (8 sets with m = 50 and
+    # d = 64 in float32 on one core: 1.8 to 2.2 ms instead of 1.5 to 1.8).
     def conjugate(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
         step, left, search, rate = state
         image = product(search)

@@ -84,7 +84,7 @@ def choose_landmarks(
     if len(rows) > as_size("size", size):
         chosen = np.random.default_rng(LANDMARK_SEED).permutation(len(rows))[:size]
         rows = rows[np.sort(chosen)]
-    return jnp.asarray(rows)
+    return jax.device_put(rows)
 
 
 def fit_probe_proxy(
@@ -164,9 +164,9 @@ def fit_probe_proxies(
         agree = values[: len(rows), columns].argmax(axis=1) == one.argmax(axis=1)
         proxies.append(
             ProbeProxy(
-                jnp.asarray(weights[:, columns]),
-                jnp.asarray(bias[columns]),
-                jnp.asarray(agree.mean(dtype=np.float32)),
+                jax.device_put(weights[:, columns]),
+                jax.device_put(bias[columns]),
+                jax.device_put(agree.mean(dtype=np.float32)),
             )
         )
         first = columns.stop

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.base import bucket, device_kind, is_concrete, on_processor
@@ -128,9 +127,9 @@ def fit_proxy(
         *pad_problem(features, labels, teacher, classes, rows, width), *options
     )
     if is_concrete(proxy):
-        # Cut by numpy: an eager jax operation would compile for every number of classes.
+        # Cut by numpy: eager jax operations, jnp.asarray too, compile for every number of classes.
         weights, bias = jax.device_get((proxy.weights, proxy.bias))
-        proxy = Proxy(jnp.asarray(weights[:, :classes]), jnp.asarray(bias[:classes]))
+        proxy = Proxy(jax.device_put(weights[:, :classes]), jax.device_put(bias[:classes]))
         _warn("Z", np.asarray(diagnostics.converged)[None], diagnostics, tolerance)
     return (proxy, diagnostics) if return_diagnostics else proxy
 
@@ -237,9 +236,11 @@ def fit_proxies(
     stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *jax.device_get(parts))
     proxy, diagnostics = stacked
     largest = max(num_classes)
-    proxy = Proxy(jnp.asarray(proxy.weights[:, :, :largest]), jnp.asarray(proxy.bias[:, :largest]))
+    proxy = Proxy(
+        jax.device_put(proxy.weights[:, :, :largest]), jax.device_put(proxy.bias[:, :largest])
+    )
     _warn("features", diagnostics.converged, diagnostics, tolerance)
-    return (proxy, jax.tree.map(jnp.asarray, diagnostics)) if return_diagnostics else proxy
+    return (proxy, jax.device_put(diagnostics)) if return_diagnostics else proxy
 
 
 def _warn(name: str, converged: Any, diagnostics: ProxyDiagnostics, tolerance: float) -> None:

@@ -151,7 +151,9 @@ def minimise(
     v = jnp.zeros((problem.target.shape[0], problem.x.shape[1]), problem.x.dtype)
     gradient = jax.grad(problem.value)
     start = (jnp.zeros((), jnp.int32), v, gradient(v), solver.init(v))
-    steps, v, _, _ = jax.lax.while_loop(unconverged, step, start)
+    # Where float64 is enabled, optax keeps numbers of its own in it also for float32 features.
+    with jax.numpy_dtype_promotion("standard"):
+        steps, v, _, _ = jax.lax.while_loop(unconverged, step, start)
     v = problem.centre(v)
     norm = jnp.linalg.norm(gradient(v))
     return jnp.where(jnp.isnan(norm), jnp.nan, v), norm, steps

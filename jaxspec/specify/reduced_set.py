@@ -247,7 +247,7 @@ def reduce_sets(
     # By numpy where possible: an eager jax operation would compile for every number of sets.
     join = np.concatenate if is_concrete(parts) else jnp.concatenate
     found, diagnostics = jax.tree.map(
-        lambda *leaves: jnp.asarray(join(leaves)[: len(sets)]), *parts
+        lambda *leaves: jax.device_put(join(leaves)[: len(sets)]), *parts
     )
     return (found, diagnostics) if return_diagnostics else found
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from jaxspec.base import as_features
@@ -57,4 +57,4 @@ def fit_representation(
     norm = np.linalg.norm(fitted)
     if norm > 0:
         found[:, : fitted.shape[1]] = fitted / norm
-    return jnp.asarray(found)
+    return jax.device_put(found)

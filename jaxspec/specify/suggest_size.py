@@ -73,7 +73,7 @@ def suggest_size(
         rows - rows.mean(axis=0, keepdims=True, dtype=np.float64).astype(rows.dtype),
         (padded, rows.shape[1]),
     )
-    data = ReducedSet(jnp.asarray(rows), jnp.asarray(weights))
+    data = ReducedSet(jax.device_put(rows), jax.device_put(weights))
     norm = float(inner_product(kernel, data, data))
     noise = max((1.0 - norm) / (n - 1), ROUNDING * float(np.finfo(rows.dtype).eps))
 

@@ -8,6 +8,7 @@ from kernel_oracles import KERNELS, oracle_gram, sample
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import laplacian_kernel, rbf_kernel
 
+from jaxspec import Proxy
 from jaxspec.kernels import (
     Gaussian,
     Laplacian,
@@ -15,11 +16,11 @@ from jaxspec.kernels import (
     distances,
     gram,
     inner_product,
+    kernel_label,
     kernel_values,
     mmd,
     squared_mmd,
 )
-from jaxspec.specify.proxy import Proxy
 
 SUMS = [gram, inner_product, squared_mmd, mmd]
 
@@ -177,3 +178,10 @@ def test_a_bandwidth_is_stored_as_an_array_of_the_default_float_type(make):
 def test_masked_bandwidths_are_refused():
     with pytest.raises(TypeError, match="bandwidth: expected a number or an array"):
         Gaussian(bandwidth=np.ma.masked)
+
+
+def test_a_label_shows_the_bandwidth_as_it_was_written():
+    assert kernel_label(Gaussian(bandwidth=3.01)) == "Gaussian(bandwidth=3.01)"
+    assert kernel_label(Laplacian(bandwidth=np.float32(3))) == "Laplacian(bandwidth=3)"
+    near = np.nextafter(np.float32(3.01), np.float32(4))
+    assert kernel_label(Gaussian(bandwidth=near)) != kernel_label(Gaussian(bandwidth=3.01))

@@ -398,7 +398,7 @@ def test_users_of_different_sizes_compile_once(compile_counter):
         teacher = t if teacher else None
         fit_proxy(z, y, num_classes=classes, teacher=teacher, ridge=number(1e-2 * n))
 
-    fit(30, 3, False)
+    fit(30, 3, False, number=jnp.float32)
     with compile_counter() as counter:
         for n, classes, teacher in [(70, 7, False), (128, 8, True), (50, 5, True), (101, 3, True)]:
             fit(n, classes, teacher)

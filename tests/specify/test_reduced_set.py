@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -549,3 +555,28 @@ def test_a_bad_bandwidth_under_jit_gives_nan(bandwidth):
     found, weights = both(bandwidth)
     assert np.isnan(found.points).all() and np.isnan(found.weights).all()
     assert np.isnan(weights).all()
+
+
+@pytest.mark.parametrize("x64", ["0", "1"])
+def test_strict_promotion_of_ranks_and_types_is_kept(x64):
+    code = """
+    import jax
+    import numpy as np
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    from jaxspec.kernels import Gaussian, Laplacian
+    from jaxspec.specify.reduced_set import best_weights, reduce_set, reduce_sets, suggest_size
+    z = np.random.default_rng(0).normal(size=(60, 3))
+    for kind, kernel in ((np.float32, Laplacian(3.0)), (np.float64, Gaussian(2.0))):
+        rows = z.astype(kind)
+        found = reduce_set(rows, size=5, kernel=kernel, return_diagnostics=True)
+        assert found[0].points.dtype == jax.dtypes.canonicalize_dtype(kind)
+        reduce_sets([rows, rows], size=5, kernel=kernel, nonnegative=True)
+        best_weights(kernel, rows[:4], rows, nonnegative=True)
+        suggest_size(rows, kernel, max_size=4)
+        jax.jit(lambda z: reduce_set(z, size=5, kernel=kernel))(rows)
+    """
+    environment = {**os.environ, "JAX_ENABLE_X64": x64}
+    root = pathlib.Path(__file__).parents[2]
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    subprocess.run(command, check=True, env=environment, cwd=root)
