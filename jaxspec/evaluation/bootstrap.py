@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import scipy  # its subpackage `stats` (0.7 s) is loaded on first use
 
-from jaxspec.base.checks import as_size
+from jaxspec.base import as_size
 from jaxspec.evaluation.inputs import as_real_array, check_generator
 
 if TYPE_CHECKING:

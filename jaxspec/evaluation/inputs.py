@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxspec.base.checks import as_size
-from jaxspec.base.foreign_arrays import to_numpy
+from jaxspec.base import as_size, to_numpy
 
 if TYPE_CHECKING:
     from jaxtyping import Float64

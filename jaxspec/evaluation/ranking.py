@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxspec.base.checks import as_size
+from jaxspec.base import as_size
 from jaxspec.evaluation.inputs import as_counts, as_score_pair
 from jaxspec.evaluation.rank_correlation import kendall_tau
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxspec.base.checks import as_size
-from jaxspec.base.foreign_arrays import to_numpy
+from jaxspec.base import as_size, to_numpy
 from jaxspec.extractors.optional_imports import import_optional
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.checks import as_features, as_size, is_concrete
-from jaxspec.base.foreign_arrays import to_numpy
+from jaxspec.base import as_features, as_size, is_concrete, to_numpy
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Float64

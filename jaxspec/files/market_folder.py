@@ -48,8 +48,7 @@ from jaxspec.files.stored_arrays import (
     open_arrays,
     read_into,
 )
-from jaxspec.market import SCHEMA, GrowingArrays, Market, capacity
-from jaxspec.market.schema import finish_rows
+from jaxspec.market import SCHEMA, GrowingArrays, Market, capacity, finish_rows
 from jaxspec.specify import About
 
 __all__ = ["load_market", "save_market"]

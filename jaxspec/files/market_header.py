@@ -24,10 +24,8 @@ from jaxspec.files.bounded_json import parse_json, require
 from jaxspec.files.regular_files import MARKET_POINTER, check_tree, open_regular, read_limited
 from jaxspec.files.specification_files import space_from_file
 from jaxspec.files.stored_arrays import StoredArray, check_declared_arrays
-from jaxspec.market import Entry, Layout, Ledger, check_precision
-from jaxspec.market.admission import MAX_ID
-from jaxspec.specify import FORMAT_VERSION, About, Space
-from jaxspec.specify.types import MAX_NAME
+from jaxspec.market import MAX_ID, Entry, Layout, Ledger, check_precision
+from jaxspec.specify import FORMAT_VERSION, MAX_NAME, About, Space
 
 __all__ = [
     "ARRAYS",

@@ -18,8 +18,7 @@ import numpy as np
 from jaxspec.files.bounded_json import parse_json, require
 from jaxspec.files.declared_arrays import LARGEST_SIZES
 from jaxspec.market import PRECISIONS, SCHEMA, Layout, dtype_of
-from jaxspec.specify import RANK, Space
-from jaxspec.specify.types import LARGEST
+from jaxspec.specify import LARGEST, RANK, Space
 
 __all__ = [
     "MAX_CHUNK_BYTES",

@@ -5,7 +5,7 @@
 finds out about itself. `Market` is the value that users see. Nothing here scores.
 """
 
-from jaxspec.market.admission import check_specification, checked_mapping, layout_for
+from jaxspec.market.admission import MAX_ID, check_specification, checked_mapping, layout_for
 from jaxspec.market.calibration import (
     SAMPLE,
     Calibration,
@@ -47,11 +47,13 @@ from jaxspec.market.schema import (
     ArrayDeclaration,
     Layout,
     MarketArrays,
+    finish_rows,
 )
 
 __all__ = [
     "CHANCE_STEPS",
     "FIXED_ARRAYS",
+    "MAX_ID",
     "PRECISIONS",
     "ROW_ARRAYS",
     "SAMPLE",
@@ -84,6 +86,7 @@ __all__ = [
     "dtype_of",
     "empty_rows",
     "evenly_spaced",
+    "finish_rows",
     "following",
     "in_float32",
     "layout_for",

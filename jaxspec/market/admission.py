@@ -19,7 +19,7 @@ from jaxspec.specify import (
     check_same_space,
 )
 
-__all__ = ["check_specification", "checked_mapping", "layout_for"]
+__all__ = ["MAX_ID", "check_specification", "checked_mapping", "layout_for"]
 
 MAX_ID = 1000  # characters
 
@@ -95,8 +95,17 @@ def check_specification(
             ("probe_proxy.weights", spec.probe_proxy.weights, (*batch, landmarks, classes)),
             ("probe_proxy.bias", spec.probe_proxy.bias, (*batch, classes)),
         ]
+        _check_fidelity(owner, spec.probe_proxy.fidelity)
     for name, array, wanted_shape in expected:
         check_part(owner, name, array, wanted_shape)
+
+
+def _check_fidelity(owner: str, fidelity: Any) -> None:
+    values = np.asarray(fidelity)
+    if values.dtype.kind not in "fiu" or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            f"{owner}: expected probe_proxy.fidelity within 0..1, got {fidelity!r:.80}"
+        )
 
 
 def layout_for(specifications: Mapping[str, Specification], space: Space) -> Layout:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy
 
-from jaxspec.base.checks import as_class_labels, as_features, as_size
-from jaxspec.matching.match import Match
+from jaxspec.base import as_class_labels, as_features, as_size
+from jaxspec.matching import Match
 from jaxspec.reuse.models import Models, check_match, run_model
 from jaxspec.reuse.team_inputs import Scaling, block_scalings, stack_blocks, team_blocks
 from jaxspec.reuse.validated_proxy import fit_validated_proxy
-from jaxspec.specify.proxy import Proxy
+from jaxspec.specify import Proxy
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

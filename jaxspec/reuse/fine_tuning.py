@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxspec.base.checks import as_labels, as_size
-from jaxspec.base.foreign_arrays import to_numpy
+from jaxspec.base import as_labels, as_size, to_numpy
 from jaxspec.reuse.folds import stratified_folds
 
 if TYPE_CHECKING:

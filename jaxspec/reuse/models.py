@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxspec.base.checks import as_probabilities
-from jaxspec.matching.match import Match
+from jaxspec.base import as_probabilities
+from jaxspec.matching import Match
 
 if TYPE_CHECKING:
     from jaxtyping import Float

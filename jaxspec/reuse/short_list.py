@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.checks import as_class_labels, as_features, as_size
-from jaxspec.matching.match import Match
+from jaxspec.base import as_class_labels, as_features, as_size
+from jaxspec.matching import Match
 from jaxspec.reuse.models import Model, Models, check_match, run_model
 
 if TYPE_CHECKING:

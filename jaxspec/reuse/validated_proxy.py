@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from jaxspec.base.checks import as_features, as_labels, as_size
-from jaxspec.base.padding import bucket, pad_to
+from jaxspec.base import as_features, as_labels, as_size, bucket, pad_to
 from jaxspec.reuse.folds import stratified_folds
-from jaxspec.specify.proxy import Proxy, fit_proxies
+from jaxspec.specify import Proxy, fit_proxies
 
 if TYPE_CHECKING:
     from jaxtyping import Array

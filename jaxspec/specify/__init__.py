@@ -7,13 +7,15 @@ representations are the parts. Nothing here knows of markets.
 
 from jaxspec.specify.about import About, AboutValue
 from jaxspec.specify.making import specify, specify_many, specify_user
-from jaxspec.specify.probe_proxy import ProbeProxy
+from jaxspec.specify.probe_proxy import ProbeProxy, fit_probe_proxies
 from jaxspec.specify.proxy import Proxy, centre_classes, fit_proxies, fit_proxy
 from jaxspec.specify.reduced_set import best_weights, reduce_set, reduce_sets, suggest_size
-from jaxspec.specify.representation import RANK
+from jaxspec.specify.representation import RANK, fit_representation
 from jaxspec.specify.space import Space, check_same_space
 from jaxspec.specify.types import (
     FORMAT_VERSION,
+    LARGEST,
+    MAX_NAME,
     Specification,
     UserSpecification,
     as_class_names,
@@ -23,6 +25,8 @@ from jaxspec.specify.types import (
 
 __all__ = [
     "FORMAT_VERSION",
+    "LARGEST",
+    "MAX_NAME",
     "RANK",
     "About",
     "AboutValue",
@@ -37,8 +41,10 @@ __all__ = [
     "check_part",
     "check_same_space",
     "check_user",
+    "fit_probe_proxies",
     "fit_proxies",
     "fit_proxy",
+    "fit_representation",
     "reduce_set",
     "reduce_sets",
     "specify",

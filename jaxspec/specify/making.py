@@ -20,7 +20,7 @@ from jaxspec.specify.probe_proxy import ProbeProxy, fit_probe_proxies
 from jaxspec.specify.proxy import Proxy, fit_proxies, fit_proxy
 from jaxspec.specify.reduced_set import reduce_sets
 from jaxspec.specify.representation import fit_representation
-from jaxspec.specify.space import Space
+from jaxspec.specify.space import Space, as_space
 from jaxspec.specify.types import Specification, UserSpecification, as_class_names
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def specify(
     Raises:
         TypeError, ValueError: an argument that is not as described; the message names it.
     """
+    space = as_space("space", space)
     names = _names_of("class_names", class_names, labels)
     rows = as_features("features", features, dimension=space.dimension)
     targets = as_class_labels("labels", labels, rows=len(rows), class_names=names, every_class=True)
@@ -123,6 +124,7 @@ def specify_many(
     Raises:
         TypeError, ValueError: as `specify`; the message names the entry, as in `labels[3]`.
     """
+    space = as_space("space", space)
     count = _length("features", features)
     if count == 0:
         raise ValueError("features: expected at least one data set, got none")
@@ -198,6 +200,7 @@ def specify_user(
     Raises:
         TypeError, ValueError: an argument that is not as described; the message names it.
     """
+    space = as_space("space", space)
     names = _names_of("class_names", class_names, labels)
     rows = as_features("features", features, dimension=space.dimension)
     count = len(rows)

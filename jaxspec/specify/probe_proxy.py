@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.base import as_features, as_probabilities, as_size, bucket, pad_to, register
-from jaxspec.kernels import Kernel, as_kernel, lift, whitening
+from jaxspec.kernels import Kernel, as_kernel, lift
 from jaxspec.specify.compiled_inputs import as_bandwidth_of, padded_rows
 from jaxspec.specify.variable_projection import matmul
 
@@ -37,8 +37,6 @@ __all__ = [
     "choose_landmarks",
     "fit_probe_proxies",
     "fit_probe_proxy",
-    "lift",
-    "whitening",
 ]
 
 # With 200, 400 and 800 landmarks, proxies agreed with small networks on 66.6, 68.1 and 69.4 % of

@@ -55,7 +55,6 @@ MAX_EXACT_ERROR_ROWS = 2048  # up to here `exact_error=None` computes the error:
 # Sets per compiled call. On a processor, what its cache holds. An accelerator waits for some 5,000
 # launches per call, however many sets are in it: 256 sets by 8 took 0.68 s on an H200.
 CHUNK_SETS = {"processor": 8, "accelerator": 256}
-Diagnostics = ReducedSetDiagnostics  # the former name, until its last caller is gone
 _STATIC = ("nonnegative", "exact_error", "block_size")
 
 

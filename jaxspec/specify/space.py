@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jax.typing import ArrayLike
     from jaxtyping import Array, Float
 
-__all__ = ["Space", "check_same_space"]
+__all__ = ["Space", "as_space", "check_same_space"]
 
 DIGEST_CHARACTERS = 32  # of a SHA-256 in hexadecimal: 128 bits
 
@@ -135,6 +135,9 @@ class Space(Persistent):
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name}: a Space cannot be changed; make a new one")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{name}: a Space cannot be changed; make a new one")
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Space) and self.digest == other.digest
 
@@ -164,6 +167,17 @@ def _digest(name: str, kernel: Kernel, dimension: int, probe: Any) -> str:
         rows = np.ascontiguousarray(np.asarray(probe, "<f4"))
         found.update(f"{rows.shape}".encode() + rows.tobytes())
     return found.hexdigest()[:DIGEST_CHARACTERS]
+
+
+def as_space(name: str, value: Any) -> Space:
+    """Return `value` if it is a space.
+
+    Raises:
+        TypeError: it is not; the message names the argument.
+    """
+    if not isinstance(value, Space):
+        raise TypeError(f"{name}: expected a Space, got a {type(value).__name__}: {value!r:.80}")
+    return value
 
 
 def check_same_space(name: str, one: Any, other_name: str, other: Any) -> None:

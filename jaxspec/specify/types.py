@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT_VERSION",
+    "LARGEST",
+    "MAX_NAME",
     "Specification",
     "UserSpecification",
     "as_class_names",
