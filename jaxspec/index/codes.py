@@ -1,7 +1,8 @@
 """The codes of a market's learnwares, each where its row lies: on one device or over a mesh.
 
-`Codes` is shared by the versions of an index and only ever written to beyond what they see, as the
-market's own arrays are. Encoding runs where the rows lie: no specification leaves its device.
+The versions of an index share a `Codes` as long as those of its market share arrays. It is only
+ever written beyond what earlier versions see. Encoding happens where the rows lie: no specification
+leaves its device. `Codes` also holds the filters that were fitted to these codes.
 """
 
 from __future__ import annotations
@@ -10,202 +11,233 @@ import dataclasses
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxspec.base.padding import pad_to
-from jaxspec.base.platform import device_kind
-from jaxspec.index import encoder as index_codes
-from jaxspec.index.encoder import Coded, Encoder
-from jaxspec.market import builder as market_storage
-from jaxspec.market.arrays import (
-    ROW_FIELDS,
+from jaxspec.base import device_kind, pad_to
+from jaxspec.index.encoder import (
+    EMBEDDING,
+    SKETCH,
+    Encoder,
+    StoredCodes,
+    draw_names,
+    encode_rows,
+    fit_encoder,
+)
+from jaxspec.market import (
+    ROW_ARRAYS,
+    Market,
     MarketArrays,
-    allocate,
     by_row,
-    decode_points,
     device_count,
+    empty_rows,
     in_float32,
     on_mesh,
     partition_specs,
     replicated,
-    write_rows,
 )
-from jaxspec.market.market import Market
 
-__all__ = ["BLOCK", "SAMPLE", "Codes", "encoder_of"]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int
 
-Array = Any
-SAMPLE = 2048  # learnwares that the encoder is fitted to
-BLOCK = {"processor": 256, "accelerator": 4096}  # learnwares a device encodes at a time
+__all__ = ["BLOCK", "Codes"]
+
+BLOCK = {"processor": 256, "accelerator": 4096}  # learnwares that a device encodes at a time
+SMALL_BLOCK = 8  # the same for a few that were added
 
 
 class Codes:
-    """Codes and label spaces of all rows, in the market's order of rows.
+    """Codes of all rows of a market, in the market's order of rows.
 
     Attributes:
-        codes: of all rows.
-        spaces: (rows,) int32 numbers of label spaces, rows of `table`.
-        table: (spaces, classes) int32 class numbers of every label space, -1 in the padding.
+        stored: the codes.
         encoder: what made them.
-        mesh: the market's.
+        mesh: of the market.
+        filters: fitted filters by what they were fitted for; kept by `jaxspec.index.index`.
+        fitted_length: slots that the market had when the encoder was fitted.
+        fitted_count: learnwares that it had then.
     """
 
-    codes: Coded
+    stored: StoredCodes
 
     def __init__(
         self,
         market: Market,
-        encoder: Encoder,
+        *,
+        encoder: Encoder | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        """Encode all learnwares of a market, by an encoder that is fitted to it if none is given.
+
+        Args:
+            market: with at least one learnware.
+            encoder: of a market of which this one is a sample, or None.
+            progress: called with (learnwares done, learnwares).
+        """
         self.mesh = market.mesh
-        self.encoder = replicated(encoder, self.mesh)
+        self.filters: dict[Any, Any] = {}
+        self.fitted_length, self.fitted_count = market.length, len(market)
         self.lock = threading.Lock()
-        self._names = -1
-        self._draw_names(market)
-        self._numbers: dict[tuple[str, ...], int] = {}
-        self._table = np.full((8, market.arrays.class_ids.shape[1]), -1, np.int32)
-        self._placed: Array | None = None  # the table where the rows lie
-        total = market._storage.total
-        width = index_codes.EMBEDDING + index_codes.SKETCH
-        one: dict[str, np.ndarray] = {
-            "values": np.zeros((1, width), np.int8),
+        self.encoder = replicated(fit_encoder(market) if encoder is None else encoder, self.mesh)
+        self._names: tuple[np.ndarray, np.ndarray, int] | None = None
+        self._space_numbers: dict[tuple[str, ...], int] = {}
+        self._table = np.full((8, market.shared.layout.classes), -1, np.int32)
+        self._placed_table: Any = None
+        total = market.shared.total
+        example: dict[str, Any] = {
+            "values": np.zeros((1, EMBEDDING + SKETCH), np.int8),
             "scales": np.zeros((1, 2), np.float32),
+            "label_spaces": np.zeros(1, np.int32),
         }
-        self.codes = Coded(**allocate(one, total, self.mesh))
-        spaces = np.zeros(total, np.int32)
-        slots = np.arange(market.length)
-        for slot, row in zip(slots, market._storage.rows(slots), strict=True):
-            spaces[row] = self._number(market, int(slot))
-        self.spaces = by_row(spaces, self.mesh)
-        self._encode(market, market.length, progress)
-        self._write(market, market.length - 1)  # so that the first `append` finds it compiled
+        self.stored = StoredCodes(**empty_rows(example, {}, total, self.mesh))
+        self._label_spaces = np.zeros(total, np.int32)
+        self._draw_names(market)
+        self._number_spaces(market, 0)
+        self._encode(market, 0, progress)
+        self._put(market, 0, SMALL_BLOCK)  # so that the first learnware added compiles nothing
 
     @property
-    def table(self) -> Array:
-        """Class numbers of every label space, (spaces, classes) int32, on the devices."""
-        placed = self._placed
-        if placed is None:
-            placed = self._placed = replicated(self._table, self.mesh)
-        return placed
+    def table(self) -> Int[Array, "spaces C"]:
+        """The class numbers of every label space, -1 in the padding, on the devices."""
+        if self._placed_table is None:
+            self._placed_table = replicated(self._table, self.mesh)
+        return self._placed_table
 
     @property
     def rows(self) -> int:
         """How many rows there are room for."""
-        return int(self.codes.values.shape[0])
+        return int(self.stored.values.shape[0])
 
     @property
     def bytes_per_learnware(self) -> int:
         """Bytes of a code with the number of its label space."""
-        leaves = [*jax.tree.leaves(self.codes), self.spaces]
-        return sum(leaf.nbytes for leaf in leaves) // self.rows
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.stored)) // self.rows
 
-    def append(self, market: Market) -> None:
-        """Encode the learnware that the market got last."""
+    def append(self, market: Market, start: int) -> None:
+        """Encode the learnwares of a market from a slot on, which no version has seen yet."""
         with self.lock:
             self._draw_names(market)
-            self._write(market, market.length - 1)
+            self._number_spaces(market, start)
+            self._encode(market, start, None)
 
     def _draw_names(self, market: Market) -> None:
-        """Draw places in the sketch for class names that came since."""
-        names = market._storage.names
-        if len(names) != self._names:
-            self._names = len(names)
-            places, signs = index_codes.name_tables(names, self.encoder.places.shape[1])
-            drawn = replicated({"places": places, "signs": signs}, self.mesh)
+        """Draw places in the sketch for class names that are new."""
+        names = market.ledger.names
+        if self._names is None or self._names[2] != len(names):
+            self._names = draw_names(names, self.encoder.places.shape[1], self._names)
+            drawn: Any = replicated({"places": self._names[0], "signs": self._names[1]}, self.mesh)
             self.encoder = dataclasses.replace(self.encoder, **drawn)
 
-    def _write(self, market: Market, slot: int) -> None:
-        number = np.array([self._number(market, slot)], np.int32)
-        written = write_rows({"spaces": self.spaces}, slot, {"spaces": number}, self.mesh)
-        self.spaces = written["spaces"]
-        # Every device encodes the row of this number: others hold what is there already.
-        self._put(market, slot // device_count(self.mesh), 1)
+    def _number_spaces(self, market: Market, start: int) -> None:
+        """Note the label spaces of the slots from `start` on."""
+        entries = market.ledger.entries
+        slots = np.arange(start, market.length)
+        numbers = [self._number_of(market, entries[slot].class_names) for slot in slots]
+        self._label_spaces[market.shared.rows_of(slots)] = numbers
 
-    def _encode(
-        self, market: Market, count: int, progress: Callable[[int, int], None] | None
-    ) -> None:
-        devices = device_count(self.mesh)
-        share = self.rows // devices
-        size = min(BLOCK[device_kind()], share)
-        for start in range(0, -(-count // devices), size):
-            self._put(market, min(start, share - size), size)
-            if progress is not None:
-                progress(min((start + size) * devices, count), count)
-
-    def _put(self, market: Market, start: int, size: int) -> None:
-        with on_mesh(self.mesh), in_float32():
-            self.codes = _encode_block(
-                self.codes, self.encoder, market.arrays, np.int32(start), size=size, mesh=self.mesh
-            )
-
-    def _number(self, market: Market, slot: int) -> int:
-        """Return the number of a slot's label space."""
-        names = market._storage.facts[slot].class_names
-        if names not in self._numbers:
-            number = len(self._numbers)
+    def _number_of(self, market: Market, names: tuple[str, ...]) -> int:
+        if names not in self._space_numbers:
+            number = len(self._space_numbers)
             if number == len(self._table):
                 self._table = pad_to(self._table, (2 * number, self._table.shape[1]), value=-1)
-            self._table[number, : len(names)] = market.class_numbers(names)
-            self._placed = None
-            self._numbers[names] = number
-        return self._numbers[names]
+            self._table[number, : len(names)] = market.ledger.numbers_of(names)
+            self._placed_table = None
+            self._space_numbers[names] = number
+        return self._space_numbers[names]
+
+    def _encode(
+        self, market: Market, start: int, progress: Callable[[int, int], None] | None
+    ) -> None:
+        """Encode all slots from `start` on; a block holds the same rows of every device."""
+        devices, end = device_count(self.mesh), market.length
+        row, last = start // devices, -(-end // devices)
+        block = BLOCK[device_kind()]
+        while row < last:
+            few = start > 0 and last - row <= block // 8
+            size = SMALL_BLOCK if few else block
+            self._put(market, row, size)
+            row += size
+            if progress is not None:
+                progress(min(row * devices, end), end)
+
+    def _put(self, market: Market, row: int, size: int) -> None:
+        """Encode up to `size` rows of every device from `row` on; the last rows may come twice."""
+        devices = device_count(self.mesh)
+        share = self.rows // devices
+        size = min(size, share)
+        row = min(row, share - size)
+        spaces = self._label_spaces.reshape(devices, share)[:, row : row + size]
+        placed = by_row(spaces.reshape(-1), self.mesh)
+        with on_mesh(self.mesh), in_float32():
+            self.stored = _encode_block(
+                self.stored,
+                placed,
+                market.shared.arrays,
+                self.encoder,
+                np.int32(row),
+                size=size,
+                mesh=self.mesh,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.mesh is not None:
+            raise TypeError(
+                "an index that is spread over devices cannot be pickled; use Market.save and "
+                "build the index anew"
+            )
+        kept = {name: value for name, value in self.__dict__.items() if name != "lock"}
+        kept["stored"], kept["encoder"] = jax.tree.map(np.asarray, (self.stored, self.encoder))
+        return {**kept, "_placed_table": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.lock = threading.Lock()
+        self.stored, self.encoder = jax.tree.map(jnp.array, (self.stored, self.encoder))
 
 
 @partial(jax.jit, donate_argnums=0, static_argnames=("size", "mesh"))
 def _encode_block(
-    codes: Coded,
-    encoder: Encoder,
+    stored: StoredCodes,
+    label_spaces: Array,
     market: MarketArrays,
+    encoder: Encoder,
     start: Array,
     *,
     size: int,
     mesh: Mesh | None,
-) -> Coded:
-    """Write the codes of `size` rows from `start` on, of every device."""
+) -> StoredCodes:
+    """Write the codes of `size` rows of every device from `start` on."""
 
-    def local(codes: Coded, market: MarketArrays, encoder: Encoder, start: Array) -> Coded:
+    def local(
+        stored: StoredCodes,
+        label_spaces: Array,
+        market: MarketArrays,
+        encoder: Encoder,
+        start: Array,
+    ) -> StoredCodes:
         rows = {
             name: jax.lax.dynamic_slice_in_dim(getattr(market, name), start, size)
-            for name in ROW_FIELDS
+            for name in ROW_ARRAYS
         }
-        new = index_codes.encode_rows(encoder, market.kernel, rows)
+        values, scales = encode_rows(encoder, market.kernel, rows)
+        new = StoredCodes(values, scales, label_spaces)
         return jax.tree.map(
-            lambda old, some: jax.lax.dynamic_update_slice_in_dim(old, some, start, axis=0),
-            codes,
+            lambda old, part: jax.lax.dynamic_update_slice_in_dim(old, part, start, axis=0),
+            stored,
             new,
         )
 
     if mesh is None:
-        return local(codes, market, encoder, start)
-    whole, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
+        return local(stored, label_spaces, market, encoder, start)
+    everywhere, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
     return jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(split, partition_specs(mesh, market), whole, whole),
+        in_specs=(split, split, partition_specs(mesh, market), everywhere, everywhere),
         out_specs=split,
         check_vma=False,
-    )(codes, market, encoder, start)
-
-
-def encoder_of(market: Market) -> Encoder:
-    """Fit an encoder to an even sample of a market."""
-    storage, arrays = market._storage, market.arrays
-    chosen = market_storage.spaced(market.slots, SAMPLE)
-    rows = market_storage.take(storage, chosen, together=True)
-    points = decode_points(rows["points"], rows["scales"])
-    used = np.argwhere(rows["weights"] != 0)
-    at = used[np.random.default_rng(0).permutation(len(used))[: index_codes.ANCHORS]]
-    return index_codes.fit_encoder(
-        jax.tree.map(np.asarray, arrays.kernel),
-        points,
-        rows["weights"],
-        np.maximum(rows["self_terms"], 1e-12),
-        np.asarray(arrays.landmarks),
-        points[at[:, 0], at[:, 1]],
-        storage.names,
-    )
+    )(stored, label_spaces, market, encoder, start)

@@ -1,175 +1,214 @@
 """Codes of fixed size whose inner products approximate the parts of a score.
 
-A learnware's code has two pieces. The first is its unit mean embedding in the top eigenfunctions
-of the market: values at anchors (points of the market's own reduced sets), whitened, projected on
-the principal directions of a sample of learnwares; inner products approximate the embeddings'
-angle. The second is a count sketch of its classes: every class vector of length one (or, in a
-market with a probe, every class of the probe proxy in the principal directions of the landmarks)
-is added at places and with signs that the class's name draws, so that the inner product with a
-user's sketch is the mean similarity over the classes of the same name, plus noise of other names
-of about one over the root of the sketch's size. Charikar, Chen and Farach-Colton, "Finding
-frequent items in data streams" (2002), for the sketch; `benchmarks/index.py` compares pieces.
+The code of a learnware has two parts. The first approximates the embedding: its values at anchors
+(points of the market's own reduced sets), whitened and projected on the principal directions of a
+sample of learnwares, so that inner products approximate the cosine of the angle between embeddings.
+The second is a count sketch of the classes: every class vector of length one (or, in a market with
+probe proxies, every class of the probe proxy in the principal directions of the landmarks) is added
+at places and with signs that follow from the name of the class. The inner product with the sketch
+of a user is the mean similarity over the classes of the same name, plus noise from other names of
+about one over the square root of the sketch's size.
 
-Codes are kept in eight bits: a piece of a learnware on its own scale, the first one less its mean
-over the market. For a processor what a user asks is split in two such parts, so that it multiplies
-integers.
+Codes are stored in eight bits, each part with a scale of its own, the first part relative to its
+mean over the market. Everything here is a function of arrays; only `fit_encoder` reads a market.
+Charikar, Chen and Farach-Colton, "Finding frequent items in data streams", 2002, for the sketch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base.low_precision import integer_parts, integer_sum
-from jaxspec.base.padding import bucket
-from jaxspec.base.platform import on_processor
-from jaxspec.base.pytrees import register
-from jaxspec.kernels.kernels import Kernel, distances, one_by_one, square_norm
-from jaxspec.market.arrays import MarketArrays, decode_points
-from jaxspec.market.calibration import witness
-from jaxspec.specify.probe_proxy import whitening
+from jaxspec.base import bucket, device_kind, integer_parts, pad_to, register
+from jaxspec.kernels import Kernel, lift, one_by_one, square_norm, whitening
+from jaxspec.market import Market, MarketArrays, decode_points, evenly_spaced, witness
+from jaxspec.scoring import UserArrays
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Int8
 
 __all__ = [
-    "ANCHORS",
     "EMBEDDING",
     "SKETCH",
-    "Coded",
     "Encoder",
+    "StoredCodes",
+    "code_parts",
+    "draw_name",
     "encode_rows",
     "encode_users",
     "fit_encoder",
     "inner_products",
-    "pieces_of",
+    "sketch_classes",
 ]
 
-Array = Any
 ANCHORS = 512
-EMBEDDING = 96  # numbers of the first piece
-SKETCH = 128  # of the second
-ASKED_PARTS = 2  # of eight bits, of what a user asks
-TOGETHER = 8  # users: a product with more columns than theirs is slower
-BEHAVIOUR = 64  # principal directions of the landmarks that the sketch takes
+SAMPLE = 2048  # learnwares that the encoder is fitted to
+SAMPLE_BLOCK = 256  # of these, how many are compared with the anchors at a time
+EMBEDDING = 96  # numbers of the first part of a code
+SKETCH = 128  # numbers of the second part
+BEHAVIOUR = 64  # principal directions of the landmarks that are sketched
+# Codes that become float32 at a time. On processors a block stays in the cache, which took 14 to 53
+# ms for 1 to 16 users and 200,000 learnwares, where products of integers took 28 to 187 ms.
+ROWS_PER_PRODUCT = {"processor": 2048, "accelerator": 1 << 18}
 
 
 @register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
-    """What turns specifications into codes; fitted to a market, used for its users too.
+    """What turns specifications and users into codes.
 
     Attributes:
-        anchors: (A, d), relative to the market's origin.
-        projection: (A, EMBEDDING) from values at the anchors to the first piece.
-        mean: (EMBEDDING,) the first piece's, over the market.
-        own: (D, BEHAVIOUR) from probe weights to what is sketched, D = 0 without a probe.
-        asked: (D, BEHAVIOUR) the same for a user's mean lifted features of a class.
-        places: (names, width) int32 where the sketch puts the numbers of a class of that name.
-        signs: (names, width).
+        anchors: relative to the market's origin.
+        projection: from values at the anchors to the first part of a code.
+        mean: of the first part over the market.
+        probe_map: from the weights of probe proxies to what is sketched; no rows without a probe.
+        user_map: the same for a user's mean lifted features of a class.
+        places: by the number of a class name, where the sketch puts the numbers of that class.
+        signs: likewise, with which signs.
     """
 
-    anchors: Array
-    projection: Array
-    mean: Array
-    own: Array
-    asked: Array
-    places: Array
-    signs: Array
+    anchors: Float[Array, "A d"]
+    projection: Float[Array, "A E"]
+    mean: Float[Array, " E"]
+    probe_map: Float[Array, "D B"]
+    user_map: Float[Array, "D B"]
+    places: Int[Array, "names width"]
+    signs: Float[Array, "names width"]
 
 
 @register
-@dataclasses.dataclass(frozen=True)
-class Coded:
-    """Codes of b learnwares as they are kept: 232 bytes each.
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredCodes:
+    """Codes as they are stored, 236 bytes per learnware.
 
     Attributes:
-        values: (b, EMBEDDING + SKETCH) int8.
-        scales: (b, 2) what both pieces' values are multiplied by.
+        values: both parts of the code.
+        scales: what the values of each part are multiplied by.
+        label_spaces: the number of the learnware's label space.
     """
 
-    values: Array
-    scales: Array
+    values: Int8[Array, "rows F"]
+    scales: Float[Array, "rows 2"]
+    label_spaces: Int[Array, " rows"]
 
 
-def name_draws(name: str, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return places in the sketch and signs, (width,), that follow from a class's name alone."""
+def draw_name(name: str, width: int) -> tuple[Int[np.ndarray, " w"], Float[np.ndarray, " w"]]:
+    """Return places in the sketch and signs, (width,), that follow from a class name alone."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     rng = np.random.default_rng(seed)
     places = np.concatenate([rng.permutation(SKETCH) for _ in range(-(-width // SKETCH))])[:width]
     return places.astype(np.int32), rng.choice(np.array([-1, 1], np.float32), width)
 
 
-def name_tables(names: dict[str, int], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return `name_draws` of all names by number, and room for more."""
-    rows = bucket(len(names) + 1)
-    places, signs = np.zeros((rows, width), np.int32), np.zeros((rows, width), np.float32)
-    for name, number in names.items():
-        places[number], signs[number] = name_draws(name, width)
-    return places, signs
-
-
-def fit_encoder(
-    kernel: Kernel,
-    points: np.ndarray,
-    weights: np.ndarray,
-    self_terms: np.ndarray,
-    landmarks: np.ndarray,
-    anchors: np.ndarray,
-    names: dict[str, int],
-) -> Encoder:
-    """Fit an encoder to a sample of a market.
+def draw_names(
+    names: Iterable[str],
+    width: int,
+    known: tuple[np.ndarray, np.ndarray, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the places and signs of all names by number, with room for more, and their count.
 
     Args:
-        kernel: the market's.
-        points: (S, m, d) of the sample, float32, relative to the origin.
-        weights: (S, m).
-        self_terms: (S,).
-        landmarks: (D, d) of the probe.
-        anchors: (A, d) some of the market's points, relative to the origin.
-        names: numbers of class names.
+        names: in the order of their numbers.
+        width: numbers per class.
+        known: what an earlier call with the first of these names returned.
     """
+    listed = list(names)
+    rows = bucket(len(listed) + 1)
+    done = 0
+    places, signs = np.zeros((rows, width), np.int32), np.zeros((rows, width), np.float32)
+    if known is not None:
+        done = known[2]
+        places[:done], signs[:done] = known[0][:done], known[1][:done]
+    for number in range(done, len(listed)):
+        places[number], signs[number] = draw_name(listed[number], width)
+    return places, signs, len(listed)
+
+
+def fit_encoder(market: Market) -> Encoder:
+    """Return an encoder that is fitted to an even sample of a market, with no class names yet.
+
+    In a market that is spread over several processes, all of them call this.
+    """
+    shared, arrays = market.shared, market.shared.arrays
+    kernel = jax.tree.map(np.asarray, arrays.kernel)
+    chosen = evenly_spaced(market.slots, SAMPLE)
+    count = len(chosen)
+    size = min(SAMPLE_BLOCK, bucket(count))
+    padded = pad_to(chosen, (-(-count // size) * size,), value=chosen[0])
+    rows: dict[str, Any] = shared.take(padded, all_processes=True)
+    points: Any = decode_points(rows["points"], rows["scales"])
+    anchors = _draw_anchors(points[:count], rows["weights"][:count])
     white = np.asarray(whitening(kernel, anchors))
-    values = np.asarray(witness(kernel, anchors, points, weights, self_terms)) @ white
-    # Not centred: inner products are to be kept, not distances from a mean.
+    blocks = []
+    for start in range(0, len(padded), size):
+        block = slice(start, start + size)
+        sampled = (points[block], rows["weights"][block], rows["self_terms"][block])
+        blocks.append(np.asarray(_whitened_values(kernel, anchors, white, *sampled)))
+    values = np.concatenate(blocks)[:count]
+    # Inner products are to be kept, not distances from a mean, so the values are not centred.
     _, vectors = np.linalg.eigh(values.T @ values)
     directions = vectors[:, ::-1][:, :EMBEDDING]
     projection = np.zeros((len(anchors), EMBEDDING), np.float32)
     projection[:, : directions.shape[1]] = white @ directions
     mean = np.zeros(EMBEDDING, np.float32)
     mean[: directions.shape[1]] = (values @ directions).mean(axis=0)
-    own = asked = np.zeros((0, BEHAVIOUR), np.float32)
-    width = points.shape[2]
+    landmarks, width = np.asarray(arrays.landmarks), points.shape[2]
+    probe_map = user_map = np.zeros((0, BEHAVIOUR), np.float32)
     if len(landmarks):
-        own, asked = _behaviour_maps(kernel, landmarks)
+        probe_map, user_map = _behaviour_maps(kernel, landmarks, np.asarray(arrays.whitening))
         width = BEHAVIOUR
-    places, signs = name_tables(names, width)
-    return Encoder(anchors, projection, mean, own, asked, places, signs)
+    places, signs, _ = draw_names((), width)
+    parts = (anchors, projection, mean, probe_map, user_map, places, signs)
+    return Encoder(*(jnp.asarray(one) for one in parts))
 
 
-def _behaviour_maps(kernel: Kernel, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return maps (D, BEHAVIOUR) of proxies and of users, with inner products kept.
+def _draw_anchors(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return some of the points that have a weight: a power of two, so that few sizes compile."""
+    used = np.argwhere(weights != 0)
+    count = ANCHORS
+    while count > max(len(used), 1):
+        count //= 2
+    at = used[np.random.default_rng(0).permutation(len(used))[:count]]
+    return points[at[:, 0], at[:, 1]] if len(at) else points[:1, 0]
 
-    Lifted landmarks have covariance E diag(l) E^T; E l^(1/2) of a proxy's weights are its logits'
-    components by size, and the user's mean lifted features are divided by what they are times.
+
+@jax.jit
+def _whitened_values(
+    kernel: Kernel, anchors: Array, white: Array, points: Array, weights: Array, self_terms: Array
+) -> Array:
+    values = witness(kernel, anchors, points, weights, jnp.maximum(self_terms, 1e-12))
+    return jnp.matmul(values, white, precision="highest")
+
+
+def _behaviour_maps(
+    kernel: Kernel, landmarks: np.ndarray, white: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the maps (D, BEHAVIOUR) of probe proxies and of users, which keep inner products.
+
+    Lifted landmarks have the covariance E diag(l) E'. The weights of a proxy times E l^(1/2) are
+    the components of its logits by size; what a user's mean lifted features are multiplied by is
+    divided by the same sizes.
     """
-    gram = kernel.profile(distances(kernel.metric, landmarks, landmarks))
-    white = whitening(kernel, landmarks)
-    lifted = np.asarray(jnp.matmul(gram, white, precision="highest"), np.float64)
+    lifted = np.asarray(jax.jit(lift)(kernel, landmarks, white, landmarks), np.float64)
     values, vectors = np.linalg.eigh(lifted.T @ lifted / len(lifted))
     order = np.argsort(-values)[:BEHAVIOUR]
     size = np.sqrt(np.maximum(values[order], 1e-12))
-    own, asked = np.zeros((2, len(landmarks), BEHAVIOUR), np.float32)
-    own[:, : len(order)] = vectors[:, order] * size
-    asked[:, : len(order)] = vectors[:, order] / size
-    return own, asked
+    probe_map, user_map = np.zeros((2, len(landmarks), BEHAVIOUR), np.float32)
+    probe_map[:, : len(order)] = vectors[:, order] * size
+    user_map[:, : len(order)] = vectors[:, order] / size
+    return probe_map, user_map
 
 
-def _sketched(encoder: Encoder, vectors: Array, numbers: Array) -> Array:
-    """Return the sketch (L, SKETCH) of classes (L, C, width) with name numbers (L, C), or < 0."""
+def sketch_classes(
+    encoder: Encoder, vectors: Float[Array, "L C width"], numbers: Int[Array, "L C"]
+) -> Float[Array, "L SKETCH"]:
+    """Return the sketches of classes with these numbers of names; a number below zero is none."""
     known = (numbers >= 0) & (numbers < encoder.places.shape[0])
     at = jnp.where(known, numbers, 0)
     values = vectors * encoder.signs[at] * known[..., None]
@@ -181,115 +220,106 @@ def _sketched(encoder: Encoder, vectors: Array, numbers: Array) -> Array:
     return jax.vmap(one)(values, places)
 
 
-def _unit(vectors: Array) -> Array:
-    norms = jnp.sqrt(jnp.square(vectors).sum(axis=-1, keepdims=True))
+def _unit(vectors: Array, axes: int | tuple[int, ...] = -1) -> Array:
+    norms = jnp.sqrt(jnp.square(vectors).sum(axis=axes, keepdims=True))
     return jnp.where(norms > 0, vectors / jnp.where(norms > 0, norms, 1.0), 0.0)
 
 
 @jax.jit
-def encode_rows(encoder: Encoder, kernel: Kernel, rows: dict[str, Array]) -> Coded:
-    """Return the codes of b learnwares; the arguments are those of `pieces_of`."""
-    first, second = pieces_of(encoder, kernel, rows)
-    kept = [integer_parts(piece, 1) for piece in (first - encoder.mean, second)]
-    return Coded(
-        jnp.concatenate([values for (values,), _ in kept], axis=1),
-        jnp.stack([scales for _, scales in kept], axis=1),
-    )
+def encode_rows(
+    encoder: Encoder, kernel: Kernel, rows: Mapping[str, Array]
+) -> tuple[Int8[Array, "b F"], Float[Array, "b 2"]]:
+    """Return the values and scales of the codes of b learnwares; arguments as of `code_parts`."""
+    first, second = code_parts(encoder, kernel, rows)
+    stored = [integer_parts(part, 1) for part in (first - encoder.mean, second)]
+    values = jnp.concatenate([values for (values,), _ in stored], axis=1)
+    return values, jnp.stack([scales for _, scales in stored], axis=1)
 
 
-def pieces_of(encoder: Encoder, kernel: Kernel, rows: dict[str, Array]) -> tuple[Array, Array]:
-    """Return both pieces of b learnwares' codes, (b, EMBEDDING) and (b, SKETCH), in float32.
+def code_parts(
+    encoder: Encoder, kernel: Kernel, rows: Mapping[str, Array]
+) -> tuple[Float[Array, "b E"], Float[Array, "b SKETCH"]]:
+    """Return both parts of the codes of b learnwares, in float32.
 
     Args:
         encoder: of the market.
-        kernel: the market's.
-        rows: stored rows {field: (b, ...)} of `MarketArrays`.
+        kernel: of the market.
+        rows: stored rows {name: (b, ...)} of `MarketArrays`.
     """
     points = decode_points(rows["points"], rows["scales"])
     values = witness(kernel, encoder.anchors, points, rows["weights"], rows["self_terms"])
     first = jnp.matmul(values, encoder.projection, precision="highest")
     vectors = _unit(rows["class_vectors"].astype(jnp.float32))
-    if encoder.own.shape[0]:
+    if encoder.probe_map.shape[0]:
         # Without a probe proxy there is nothing to sketch; the score imputes what is missing.
         weights = rows["probe_weights"].astype(jnp.float32)
-        vectors = jnp.matmul(weights, encoder.own, precision="highest")
-        size = jnp.sqrt(jnp.square(vectors).sum(axis=(1, 2), keepdims=True))
-        vectors = jnp.where(size > 0, vectors / jnp.where(size > 0, size, 1.0), 0.0)
-    return first, _sketched(encoder, vectors, rows["class_ids"])
+        vectors = _unit(jnp.matmul(weights, encoder.probe_map, precision="highest"), (1, 2))
+    return first, sketch_classes(encoder, vectors, rows["class_ids"])
 
 
-def encode_users(encoder: Encoder, market: MarketArrays, users: Any) -> tuple[Array, Array]:
-    """Return what users ask the two pieces: (Q, EMBEDDING) and (Q, SKETCH).
+def encode_users(
+    encoder: Encoder, market: MarketArrays, users: UserArrays
+) -> tuple[Float[Array, "Q E"], Float[Array, "Q SKETCH"]]:
+    """Return what the two parts of codes are multiplied by for each user.
 
     Args:
         encoder: of the market.
-        market: its arrays, for kernel and landmarks.
-        users: `score_parts.UserArrays`.
+        market: its arrays, for the kernel and the landmarks.
+        users: Q stacked users.
     """
     kernel = market.kernel
     batch, n, d = users.points.shape
-
     own = one_by_one(lambda user: square_norm(kernel, *user), (users.points, users.weights))
     values = witness(kernel, encoder.anchors, users.points, users.weights, own)
     first = jnp.matmul(values, encoder.projection, precision="highest")
     classes = users.class_mask.shape[1]
-    if encoder.own.shape[0]:
+    if encoder.probe_map.shape[0]:
         is_label = users.labels[:, None, :] == jnp.arange(classes)[None, :, None]
         shares = is_label * users.weights[:, None, :]
         flat = users.points.reshape(batch * n, d)
-        values = kernel.profile(distances(kernel.metric, flat, market.landmarks))
-        lifted = jnp.matmul(values, market.white, precision="highest").reshape(batch, n, -1)
+        lifted = lift(kernel, market.landmarks, market.whitening, flat).reshape(batch, n, -1)
         mean = (lifted * users.weights[:, :, None]).sum(axis=1)
         sums = jnp.einsum("qkn,qnd->qkd", shares, lifted, precision="highest")
         sums = sums - shares.sum(axis=2)[..., None] * mean[:, None, :]
-        vectors = jnp.matmul(sums, encoder.asked, precision="highest")
+        vectors = jnp.matmul(sums, encoder.user_map, precision="highest")
     else:
         count = jnp.maximum(users.class_mask.sum(axis=1), 1)[:, None, None]
         vectors = _unit(jnp.where(users.class_mask[..., None], users.class_vectors, 0.0)) / count
     numbers = jnp.where(users.class_mask, users.class_numbers, -2)
-    return first, _sketched(encoder, vectors, numbers)
+    return first, sketch_classes(encoder, vectors, numbers)
 
 
-def inner_products(encoder: Encoder, codes: Coded, asked: tuple[Array, Array]) -> Array:
-    """Return what codes say of users: products of both pieces, (2, Q, b) float32.
+def inner_products(
+    encoder: Encoder,
+    codes: StoredCodes,
+    asked: tuple[Float[Array, "Q E"], Float[Array, "Q SKETCH"]],
+) -> Float[Array, "2 Q rows"]:
+    """Return the products of both parts of the codes with those of the users, in float32.
 
-    A processor multiplies integers. An accelerator, which waits for memory here, sums in float32:
-    as fast, and XLA's products of integers were wrong in tests on an H200 (jax 0.11).
+    Block by block, so that no copy of all codes in float32 is made.
 
     Args:
-        encoder: that made the codes.
-        codes: of b learnwares.
+        encoder: which made the codes.
+        codes: of the rows.
         asked: from `encode_users`.
     """
-    if on_processor():
-        multiply = jax.vmap(partial(_integer_products, codes.values))
-        starts = range(0, len(asked[0]), TOGETHER)  # no loop: in one a product has no threads
-        some = [tuple(one[start : start + TOGETHER] for one in asked) for start in starts]
-        found = jnp.concatenate([multiply(one) for one in some])
+    batch, (rows, width) = len(asked[0]), codes.values.shape
+    block = min(ROWS_PER_PRODUCT[device_kind()], rows)
+    users = jnp.zeros((2, batch, width), jnp.float32)
+    users = users.at[0, :, :EMBEDDING].set(asked[0]).at[1, :, EMBEDDING:].set(asked[1])
+    users = users.reshape(2 * batch, width)
+
+    def one_block(i: Array, found: Array) -> Array:
+        start = jnp.minimum(i * block, rows - block)
+        values = jax.lax.dynamic_slice_in_dim(codes.values, start, block).astype(jnp.float32)
+        products = jnp.matmul(users, values.T, precision="highest")
+        return jax.lax.dynamic_update_slice_in_dim(found, products, start, axis=1)
+
+    found = jnp.zeros((2 * batch, rows), jnp.float32)
+    if block == rows:  # no loop, which an accelerator would wait for
+        found = one_block(jnp.int32(0), found)
     else:
-        found = one_by_one(partial(_summed, codes.values), asked)
+        found = jax.lax.fori_loop(0, -(-rows // block), one_block, found)
+    first, second = found.reshape(2, batch, rows) * codes.scales.T[:, None]
     constant = jnp.matmul(asked[0], encoder.mean, precision="highest")
-    first, second = (found * codes.scales.T).swapaxes(0, 1)
     return jnp.stack([first + constant[:, None], second])
-
-
-def _summed(values: Array, asked: tuple[Array, Array]) -> Array:
-    """Return both pieces' products of values (b, F) with what one user asks, (2, b)."""
-    pieces = (values[:, :EMBEDDING], values[:, EMBEDDING:])
-    return jnp.stack([(piece * one).sum(axis=1) for piece, one in zip(pieces, asked, strict=True)])
-
-
-def _integer_products(values: Array, asked: tuple[Array, Array]) -> Array:
-    """Return the same of integers."""
-    (first, first_scale), (second, second_scale) = (integer_parts(x, ASKED_PARTS) for x in asked)
-    columns = jnp.zeros((ASKED_PARTS, 2, values.shape[1]), jnp.int8)
-    columns = columns.at[:, 0, :EMBEDDING].set(jnp.stack(first))
-    columns = columns.at[:, 1, EMBEDDING:].set(jnp.stack(second))
-    sums = jax.lax.dot_general(
-        columns.reshape(-1, values.shape[1]),
-        values,
-        (((1,), (1,)), ((), ())),
-        preferred_element_type=jnp.int32,
-    )
-    found = integer_sum(list(sums.reshape(ASKED_PARTS, 2, -1)))
-    return found * jnp.stack([first_scale, second_scale])[:, None]

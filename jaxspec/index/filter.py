@@ -1,141 +1,152 @@
-"""The filter of an index: how a method's score follows from codes, and how deep the best lie.
+"""The filter of an index: how a score follows from codes, and how deep the best learnwares lie.
 
-Both are found out from the market itself. Some of its learnwares act as users; the rest is scored
-for them exactly, a linear model of the codes' inner products is fitted to the scores, and where the
-exact best lie in the order of the model says how many candidates a recall needs. A pseudo-user is
-shown a market like its user's: without itself, and where class names are not to count, without
-every learnware that has a class of its name, as the market has none for a user of other classes.
+Both are found out from the market itself. Some of its learnwares act as users (pseudo-users). The
+others are scored for them exactly, a linear model of the codes' inner products is fitted to these
+scores, and where the exact best lie in the order of the model says how many candidates a recall
+needs. A pseudo-user is shown a market like that of a user: without itself, and where classes are
+not compared by name, without every learnware that has a class of one of its names, as the market
+has none for a user of other classes. `fit_filter` is the entry; nothing here searches.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxspec.index.codes import Codes
-from jaxspec.index.search import FEATURES, Filter, features_of
-from jaxspec.kernels.kernels import ReducedSet
-from jaxspec.market import builder as market_storage
-from jaxspec.market.arrays import decode_points
-from jaxspec.market.market import Market
-from jaxspec.matching.match import stack_users
-from jaxspec.scoring.sharded import score_spread
-from jaxspec.specify.proxy import Proxy
-from jaxspec.specify.specification import UserSpecification
+from jaxspec.index.search import FEATURES, filter_features
+from jaxspec.kernels import ReducedSet
+from jaxspec.market import Market, decode_points, evenly_spaced
+from jaxspec.matching import stack_users
+from jaxspec.scoring import Score, score_all
+from jaxspec.specify import Proxy, UserSpecification
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 __all__ = [
-    "CALIBRATED",
     "PSEUDO_USERS",
     "TOP",
-    "drawn_depths",
+    "FittedFilter",
+    "depth_of",
+    "draw_depths",
     "fit_filter",
     "fit_weights",
-    "pseudo_users",
-    "seen_by_pseudo_users",
+    "make_pseudo_users",
+    "pseudo_user_evidence",
+    "shown_learnwares",
 ]
 
-Array = Any
 PSEUDO_USERS = 64
-CALIBRATED = 16384  # learnwares among which they look for the best
-TOGETHER = 16  # pseudo-users that are scored in one pass
+MAX_SHOWN = 16384  # learnwares among which pseudo-users look for the best
+USERS_PER_PASS = 16
 TOP = 10  # the exact best whose depth is measured
-ALL = 0.9  # share of a market from which on it has been seen
-DRAWS = 8  # markets like it that are drawn for each pseudo-user
-NEIGHBOURS = (16, 128)  # learnwares of a sample whose scores differ from guesses alike
-LEAST_SHOWN = 4 * TOP  # learnwares that a pseudo-user of other names has to see, and
-STRANGERS = 1 / 16  # of the sample: few say little of how deep the best of all lie
+FULL_COVERAGE = 0.9  # from this fraction on, what was shown counts as the market
+DRAWS = 8  # markets that are drawn for each pseudo-user from a smaller sample
+NEIGHBOURHOODS = (16, 128)  # learnwares of a sample whose errors of the filter are exchangeable
+MIN_DISJOINT = 4 * TOP  # learnwares of other class names that a pseudo-user has to be shown,
+MIN_DISJOINT_FRACTION = 1 / 16  # and of the sample: with fewer the depth cannot be estimated
 
 
-def fit_filter(
-    market: Market, codes: Codes, method: str, *, by_name: bool
-) -> tuple[Filter, np.ndarray]:
-    """Return the filter of a method and the depths that pseudo-users needed, (P,), ascending.
+@dataclasses.dataclass(frozen=True)
+class FittedFilter:
+    """The filter of one score, and what was measured with it.
 
-    Those who are shown the whole market see how deep its best lie. Of a market of more than
-    `CALIBRATED` learnwares they are shown an even sample of so many: `drawn_depths` then draws
-    markets from it.
+    Attributes:
+        weights: of the numbers that `jaxspec.index.search.combine_features` returns.
+        depths: ascending, how many of the first in the filter's order held the exact best `TOP` of
+            each pseudo-user.
+        length: slots that the market had: later ones were not looked at.
+        count: learnwares that the market had.
+    """
+
+    weights: Float[np.ndarray, " FEATURES"]
+    depths: Float[np.ndarray, " P"]
+    length: int
+    count: int
+
+
+def fit_filter(market: Market, codes: Codes, score: Score, *, by_name: bool) -> FittedFilter:
+    """Fit the filter of a score and measure the depths that pseudo-users need.
+
+    Of a market of up to `MAX_SHOWN` learnwares they see all the others, and with that how deep the
+    best lie. Of a larger market they see an even sample, from which `draw_depths` draws markets. So
+    the cost does not grow with the market.
 
     Args:
         market: of the index.
-        codes: its codes.
-        method: of the score.
-        by_name: whether users' class names are known to the market.
+        codes: of this market.
+        score: which score.
+        by_name: whether classes are compared by name.
     """
-    features, exact = seen_by_pseudo_users(market, codes, method, by_name=by_name)
+    features, exact = pseudo_user_evidence(market, codes, score, by_name=by_name)
     weights = fit_weights(features, exact)
-    rng, needed = np.random.default_rng(0), []
+    rng, depths = np.random.default_rng(0), []
     for x, y in zip(features, exact, strict=True):
         guess, share = x @ weights, len(y) / len(market)
-        seen = share > ALL or len(y) <= TOP
-        needed.append([_depth(guess, y, TOP)] if seen else drawn_depths(rng, guess, y, share))
-    return Filter(weights.astype(np.float32)), np.sort(np.concatenate(needed))
+        if share > FULL_COVERAGE or len(y) <= TOP:
+            depths.append(np.array([depth_of(guess, y, TOP)], float))
+        else:
+            depths.append(draw_depths(rng, guess, y, share))
+    return FittedFilter(
+        weights.astype(np.float32), np.sort(np.concatenate(depths)), market.length, len(market)
+    )
 
 
-def seen_by_pseudo_users(
-    market: Market, codes: Codes, method: str, *, by_name: bool
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return features (n, FEATURES) and exact scores (n,) of what each pseudo-user is shown.
+def pseudo_user_evidence(
+    market: Market, codes: Codes, score: Score, *, by_name: bool
+) -> tuple[list[Float[np.ndarray, "n FEATURES"]], list[Float[np.ndarray, " n"]]]:
+    """Return features and exact scores of what each pseudo-user is shown.
 
-    The arguments are those of `fit_filter`.
+    Learnwares whose score is not a finite number are left out. The arguments are those of
+    `fit_filter`.
     """
-    some = _sample_of(market)
-    if some is not market:
-        codes = Codes(some, codes.encoder)
-    acting = market_storage.spaced(some.slots, min(PSEUDO_USERS, max(len(some) // 4, 1)))
-    users = pseudo_users(some, acting)
-    shown = _shown(some, acting, by_name)
-    alive = np.zeros(some._storage.total, bool)
-    alive[some.rows] = True
-    if len(some) > len(acting):
-        alive[some._storage.rows(acting)] = False
-    features: list[np.ndarray] = []
-    exact: list[np.ndarray] = []
-    for start in range(0, len(users), TOGETHER):
-        part = users[start : start + TOGETHER]
-        padded = part + part[:1] * (TOGETHER - len(part))
-        label_spaces = "homogeneous" if by_name else "heterogeneous"
-        stacked = stack_users(some, padded, label_spaces=label_spaces)
-        scores = score_spread(
-            some.arrays,
-            stacked,
-            np.int32(some.length),
-            alive,
-            market.calibration,
-            method=method,
-            mesh=some.mesh,
-        ).scores
-        scores = np.asarray(scores, np.float64)
-        found = features_of(
-            some.arrays,
-            codes.encoder,
-            codes.codes,
-            codes.spaces,
-            codes.table,
-            stacked,
-            mesh=some.mesh,
-        )
-        found = np.asarray(found, np.float64)
-        for row in range(len(part)):
-            keep = some.rows[shown[start + row]]
-            exact.append(scores[row, keep])
-            features.append(found[row, keep])
+    sampled = evenly_spaced(market.slots, MAX_SHOWN)
+    part = market
+    if len(sampled) < len(market):
+        part = market.sample(sampled)
+        codes = Codes(part, encoder=codes.encoder)
+    acting = evenly_spaced(part.slots, min(PSEUDO_USERS, max(len(part) // 4, 1)))
+    users = make_pseudo_users(part, acting)
+    shown = shown_learnwares(part, acting, by_name=by_name)
+    others = np.setdiff1d(part.slots, acting)
+    arrays = part.with_alive(others if len(others) else part.slots)
+    features, exact = [], []
+    for start in range(0, len(users), USERS_PER_PASS):
+        some = users[start : start + USERS_PER_PASS]
+        padded = some + some[:1] * (USERS_PER_PASS - len(some))
+        stacked = stack_users(part, padded, np.full(USERS_PER_PASS, by_name))
+        found = score_all(arrays, stacked, score=score, mesh=part.mesh)
+        scores = np.asarray(found.scores, np.float64)
+        values = np.asarray(filter_features(arrays, codes, stacked), np.float64)
+        for row in range(len(some)):
+            kept = part.rows[shown[start + row]]
+            kept = kept[np.isfinite(scores[row, kept])]
+            exact.append(scores[row, kept])
+            features.append(values[row, kept])
     return features, exact
 
 
-def fit_weights(features: list[np.ndarray], exact: list[np.ndarray]) -> np.ndarray:
-    """Return weights, (FEATURES,), of the regression of exact scores on features.
+def fit_weights(
+    features: Sequence[Float[np.ndarray, "n FEATURES"]], exact: Sequence[Float[np.ndarray, " n"]]
+) -> Float[np.ndarray, " FEATURES"]:
+    """Return the weights of the regression of exact scores on features.
 
-    The best learnwares of a user count most, and its own offset does not: it does not change the
-    order.
+    The best learnwares of a user count most. A user's mean does not count, as it does not change
+    the order.
 
     Args:
-        features: (n, FEATURES) of every user, float64.
-        exact: (n,) scores of every user.
+        features: of every user, float64.
+        exact: scores of every user.
     """
     moments = np.zeros((FEATURES, FEATURES + 1))
     for x, y in zip(features, exact, strict=True):
+        if not len(y):
+            continue
         weight = np.empty(len(y))
         weight[np.argsort(-y, kind="stable")] = 1.0 / (TOP + np.arange(len(y)))
         weight /= weight.sum()
@@ -146,33 +157,36 @@ def fit_weights(features: list[np.ndarray], exact: list[np.ndarray]) -> np.ndarr
     return np.asarray(np.linalg.solve(matrix, moments[:, FEATURES] / scale) / scale)
 
 
-def drawn_depths(
-    rng: np.random.Generator, guess: np.ndarray, exact: np.ndarray, share: float
-) -> np.ndarray:
-    """Return how deep the best `TOP` lie in markets like the one that a sample is of, (DRAWS,).
+def draw_depths(
+    rng: np.random.Generator,
+    guess: Float[np.ndarray, " n"],
+    exact: Float[np.ndarray, " n"],
+    share: float,
+) -> Float[np.ndarray, " DRAWS"]:
+    """Return how deep the best `TOP` lie in markets like the one that a sample comes from.
 
-    The best `TOP` of all are fewer in a sample, and depths of the best one or two say little. But
-    how far scores are from guesses there says enough: a market is drawn with 1 / share learnwares
-    for each of the sample, with its guess and, as scores, the guess and what the exact score is
-    more in one of its neighbours by guess. Only the best are drawn: pairs of a guess and a
-    difference come as a Poisson process, the best first. Few neighbours keep what is particular
-    about the best, many give some of the others a chance; the deeper of the two counts.
+    The best of a market are fewer in a sample, and the depths of one or two say little. But the
+    errors of the filter are known there. A market is drawn with 1 / share learnwares for each one
+    of the sample; they have its guess and, as scores, the guess plus the error of one of its
+    neighbours in the order of guesses. Only the best are drawn: pairs of a guess and an error come
+    as a Poisson process, the best first. A small neighbourhood keeps what is particular about the
+    best, a large one lets others come first; the deeper of the two counts.
 
     Args:
         rng: numpy's random generator.
-        guess: (n,) values of the filter, n above `TOP`.
-        exact: (n,) scores.
+        guess: values of the filter, for more than `TOP` learnwares.
+        exact: their scores.
         share: of the market that was shown, below 1.
     """
     order = np.argsort(-guess, kind="stable")
-    guess, more = guess[order], (exact - guess)[order]
+    guess, error = guess[order], (exact - guess)[order]
     arrivals = np.cumsum(rng.exponential(size=(DRAWS, TOP)), axis=1)
     deepest = np.zeros(DRAWS)
-    for width in NEIGHBOURS:
+    for width in NEIGHBOURHOODS:
         width = min(width, len(guess))
         first = np.clip(np.arange(len(guess)) - width // 2, 0, len(guess) - width)
-        scores = (guess[:, None] + more[first[:, None] + np.arange(width)]).ravel()
-        rate = 1.0 / (share * width)  # learnwares of the market for a pair
+        scores = (guess[:, None] + error[first[:, None] + np.arange(width)]).ravel()
+        rate = 1.0 / (share * width)  # learnwares of the market per pair
         count = min(len(scores), math.ceil(arrivals.max() / rate) + 1)
         best = np.argpartition(-scores, count - 1)[:count]
         best = best[np.argsort(-scores[best], kind="stable")]
@@ -182,65 +196,62 @@ def drawn_depths(
     return deepest
 
 
-def _depth(guess: np.ndarray, exact: np.ndarray, rank: int) -> int:
-    """Return how many of the first in the guessed order hold the exact best `rank`."""
-    best = np.argsort(-exact, kind="stable")[:rank]
+def depth_of(guess: Float[np.ndarray, " n"], exact: Float[np.ndarray, " n"], count: int) -> int:
+    """Return how many of the first in the order of guesses hold the exact best `count`."""
+    if not len(exact):
+        return 1
+    best = np.argsort(-exact, kind="stable")[:count]
     return 1 + int((guess > guess[best].min()).sum())
 
 
-def _sample_of(market: Market) -> Market:
-    """Return the market, or one of an even sample of its learnwares, spread likewise."""
-    slots = market_storage.spaced(market.slots, CALIBRATED)
-    if len(slots) == market.length:
-        return market
-    sample = market_storage.copy(market._storage, slots, mesh=market.mesh)
-    some = Market(sample, len(slots), frozenset(), market.kernel, market.feature_space)
-    some._calibration = market.calibration
-    return some
+def shown_learnwares(
+    market: Market, acting: Int[np.ndarray, " P"], *, by_name: bool
+) -> list[Int[np.ndarray, " n"]]:
+    """Return which learnwares each pseudo-user is shown, as places in `market.slots`.
 
-
-def _shown(market: Market, acting: np.ndarray, by_name: bool) -> list[np.ndarray]:
-    """Return which learnwares each pseudo-user is shown, as places in `market.slots`."""
-    facts = market._storage.facts
-    least = max(LEAST_SHOWN, STRANGERS * len(market))
-    others = ~np.isin(market.slots, acting)
+    Args:
+        market: all of it is in memory.
+        acting: slots of the learnwares that act as users.
+        by_name: whether classes are compared by name.
+    """
+    entries, slots = market.ledger.entries, market.slots
+    least = max(MIN_DISJOINT, MIN_DISJOINT_FRACTION * len(market))
+    others = ~np.isin(slots, acting)
     if not others.any():
         others[:] = True
     if by_name:
         return [np.flatnonzero(others)] * len(acting)
-    spaces = list(dict.fromkeys(facts[slot].class_names for slot in market.slots))
+    spaces = list(dict.fromkeys(entries[slot].class_names for slot in slots))
     numbers = {names: i for i, names in enumerate(spaces)}
-    space = np.array([numbers[facts[slot].class_names] for slot in market.slots])
+    space = np.array([numbers[entries[slot].class_names] for slot in slots])
     shown = []
     for slot in acting:
-        own = set(facts[slot].class_names)
+        own = set(entries[slot].class_names)
         apart = np.array([own.isdisjoint(names) for names in spaces])
-        strangers = others & apart[space]
-        # Where nearly everybody shares a class, all others stand for the strangers.
-        shown.append(np.flatnonzero(strangers if strangers.sum() >= least else others))
+        disjoint = others & apart[space]
+        # Where nearly all learnwares share a class with it, all of the others are shown.
+        shown.append(np.flatnonzero(disjoint if disjoint.sum() >= least else others))
     return shown
 
 
-def pseudo_users(market: Market, slots: np.ndarray) -> list[UserSpecification]:
+def make_pseudo_users(market: Market, slots: Int[np.ndarray, " P"]) -> list[UserSpecification]:
     """Return users whose examples are learnwares' reduced sets, labelled by their own proxies."""
-    rows = market_storage.take(market._storage, slots, together=True)
-    points = decode_points(rows["points"], rows["scales"]) + np.asarray(market.arrays.origin)
+    rows: dict[str, Any] = market.shared.take(slots, all_processes=True)
+    points = decode_points(rows["points"], rows["scales"]) + market.origin
     users = []
     for i, slot in enumerate(slots):
-        facts = market._storage.facts[slot]
-        size, classes = facts.size, len(facts.class_names)
-        proxy = Proxy(
-            rows["class_vectors"][i, :classes].astype(np.float32).T, rows["class_bias"][i, :classes]
-        )
-        own = points[i, :size]
+        entry = market.ledger.entries[slot]
+        size, classes = entry.size, len(entry.class_names)
+        weights = rows["class_vectors"][i, :classes].astype(np.float32).T
+        bias, own = rows["class_bias"][i, :classes], points[i, :size]
         users.append(
             UserSpecification(
                 ReducedSet(own, rows["weights"][i, :size]),
-                proxy,
-                market.kernel,
-                (own @ proxy.weights + proxy.bias).argmax(axis=1).astype(np.int32),
-                facts.class_names,
-                market.feature_space,
+                Proxy(weights, bias),
+                (own @ weights + bias).argmax(axis=1).astype(np.int32),
+                class_names=entry.class_names,
+                space_name=market.space.name,
+                space_digest=market.space.digest,
                 num_examples=size,
             )
         )

@@ -1,52 +1,75 @@
-"""A sub-linear search: codes filter the market in one matrix product, exact scores rank the rest.
+"""A market with codes, so that a search need not score every learnware.
 
-`Index.build(market)` encodes every learnware in 232 bytes (`jaxspec.index.encoder`), fits by
-regression how a method's score follows from the codes' inner products, and measures on pseudo-users
-(learnwares of the market itself) how deep the exact best lie in the filtered order
-(`jaxspec.index.filter`). `search` asks for as many candidates as the recall needs and scores them
-exactly: encoding, filter and re-ranking are one compiled call (`jaxspec.index.search`). `add` and
-`remove` keep it current. The index of a market that is spread over devices is spread likewise
-(`jaxspec.index.codes`) and gives the same answers.
+`Index.build(market)` encodes every learnware in 236 bytes (`jaxspec.index.encoder`). For a score,
+a filter is fitted at the first question that needs it: a regression of the score on the codes'
+inner products, and how deep the exact best lie in the filtered order, measured on learnwares of the
+market that act as users (`jaxspec.index.filter`). `jaxspec.match(index, user, k=10, recall=0.99)`
+then scores as many candidates exactly as the recall needs (`jaxspec.index.search`), and the whole
+market where that is not much more.
+
+The recall holds after any growth, at a bounded cost:
+
+- Learnwares that were added after a filter was fitted are candidates for everybody. When they are
+  more than a tenth of the market (but at least 64, and at most 1,024), the next question that needs
+  the filter fits it anew. Fitting scores at most 64 pseudo-users and 16,384 learnwares.
+- The encoder and all codes are made anew when the market copies its arrays to larger ones, or when
+  more than half as many learnwares (and at least 64) were added as it was fitted to. Markets grow
+  by a quarter at least when they are copied, so a learnware is encoded five times on average.
+- Learnwares that were removed, or that `among` leaves out, leave a share of the market. The number
+  of candidates is divided by this share, until all that are left are candidates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
-from jaxspec.base.padding import bucket
-from jaxspec.index.codes import Codes, encoder_of
-from jaxspec.index.filter import TOP, fit_filter
-from jaxspec.index.search import Filter, search
-from jaxspec.market.market import Market
-from jaxspec.matching.match import Match, by_method, match_of, prepare_users
-from jaxspec.specify.specification import Specification, UserSpecification
+from jaxspec.base import bucket
+from jaxspec.index.codes import Codes
+from jaxspec.index.filter import TOP, FittedFilter, fit_filter
+from jaxspec.index.search import NEIGHBOURS, search
+from jaxspec.market import Market
+from jaxspec.matching import Catalogue, Match, Query, answer, catalogue_of
+from jaxspec.scoring import METHODS, Score, as_score, best_scores, needs_peers
+from jaxspec.specify import Specification
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 __all__ = ["Index"]
 
-Array = Any
-SAFETY = 2.0  # candidates asked for over those that pseudo-users needed
-LEAST = 128  # candidates
+SAFETY = 2.0  # candidates per candidate that pseudo-users needed
+MIN_CANDIDATES = 128
+SMALL_MARKET = 2 * MIN_CANDIDATES  # up to so many learnwares all are scored
+EXACT_FRACTION = 0.5  # if so many of the market were candidates, all are scored in one pass
+NEW_FRACTION, MIN_NEW, MAX_NEW = 0.1, 64, 1024  # learnwares that a filter need not have seen
+REFIT_GROWTH = 0.5  # of the market, after which the encoder is fitted anew
 
 
 class Index:
-    """A market with codes; a value like the market: `add` and `remove` return a new one."""
+    """A market with codes; a value like the market: changes return a new index.
 
-    def __init__(self, market: Market, codes: Codes, filters: dict[Any, tuple[Filter, np.ndarray]]):
-        """Not called by users: `Index.build` makes indices."""
+    Attributes:
+        market: what is searched.
+    """
+
+    market: Market
+
+    def __init__(self, market: Market, codes: Codes) -> None:
+        """Not called by users: `Index.build` makes indexes."""
         self.market = market
         self._codes = codes
-        self._filters = filters
 
     @classmethod
     def build(cls, market: Market, *, progress: Callable[[int, int], None] | None = None) -> Index:
         """Encode a market.
 
         Args:
-            market: on one device or spread over a mesh; any storage.
+            market: on one device or spread over a mesh, in any precision.
             progress: called with (learnwares done, learnwares).
 
         Raises:
@@ -54,11 +77,12 @@ class Index:
             ValueError: an empty market.
         """
         if not isinstance(market, Market):
-            raise TypeError(f"market: expected a Market, got {type(market).__name__}")
+            raise TypeError(f"market: expected a Market, got a {type(market).__name__}")
         if len(market) == 0:
             raise ValueError("market: expected at least one learnware, got an empty market")
-        index = cls(market, Codes(market, encoder_of(market), progress), {})
-        index._filter("likelihood", by_name=True)
+        index = cls(market, Codes(market, progress=progress))
+        if len(market) > SMALL_MARKET:
+            index._filter(METHODS["likelihood"], by_name=True)
         return index
 
     def __len__(self) -> int:
@@ -67,107 +91,179 @@ class Index:
     def __repr__(self) -> str:
         return f"Index({len(self)} learnwares, {self.bytes_per_learnware} bytes each)"
 
+    def __copy__(self) -> Index:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Index:
+        return self  # a value
+
     @property
     def bytes_per_learnware(self) -> int:
         """Bytes of a code with the number of its label space."""
         return self._codes.bytes_per_learnware
 
-    def add(self, learnware: str, specification: Specification) -> Index:
-        """Return an index of the market with one more learnware; see `Market.add`."""
-        grown = self.market.add(learnware, specification)
-        codes = self._codes
-        if grown._storage is not self.market._storage:  # it was copied to a larger one
-            return Index(grown, Codes(grown, codes.encoder), self._filters)
-        codes.append(grown)
-        return Index(grown, codes, self._filters)
+    # How it changes
 
-    def remove(self, learnware: str) -> Index:
-        """Return an index without a learnware; see `Market.remove`."""
-        return Index(self.market.remove(learnware), self._codes, self._filters)
+    def add(self, specifications: Mapping[str, Specification]) -> Index:
+        """Return an index of the market that also holds these specifications.
 
-    def search(
+        Args:
+            specifications: {id: specification} with ids that are not in the market yet.
+
+        Raises:
+            TypeError, ValueError: as `Market.add`. Nothing is added then.
+        """
+        return self._grown(self.market.add(specifications))
+
+    def update(self, specifications: Mapping[str, Specification]) -> Index:
+        """Return an index with these specifications in place of those of the same ids.
+
+        Raises:
+            KeyError, TypeError, ValueError: as `Market.update`. Nothing is changed then.
+        """
+        return self._grown(self.market.update(specifications))
+
+    def remove(self, ids: Iterable[str]) -> Index:
+        """Return an index without these ids.
+
+        Raises:
+            KeyError, TypeError: as `Market.remove`. Nothing is removed then.
+            ValueError: no learnware would be left.
+        """
+        smaller = self.market.remove(ids)
+        if len(smaller) == 0:
+            raise ValueError("ids: expected to keep at least one learnware, got all ids")
+        return Index(smaller, self._codes)
+
+    def _grown(self, market: Market) -> Index:
+        """Return the index of a later version of the market."""
+        codes, start = self._codes, self.market.length
+        new = market.length - codes.fitted_length
+        few = new <= max(REFIT_GROWTH * codes.fitted_count, MIN_NEW)
+        if market.shared is self.market.shared and few:
+            if market.length > start:
+                codes.append(market, start)
+            return Index(market, codes)
+        return Index(market, Codes(market))
+
+    # How it is asked
+
+    def candidates(
         self,
-        user: UserSpecification | Sequence[UserSpecification],
         k: int = 10,
         *,
         recall: float = 0.99,
-        method: str | None = None,
-        reuse: str | None = None,
-        label_spaces: str = "auto",
-    ) -> Any:
-        """Return a `Match` over the candidates, best first, with the scores of `match`.
+        method: str | Score = "likelihood",
+        by_name: bool = True,
+    ) -> int:
+        """Return how many learnwares are scored exactly for each user of `match`.
 
         Args:
-            user: a user's specification, or a sequence of them.
-            k: how many of the best are wanted among the candidates.
-            recall: share of users for whom all of the exact best k are to be among them; estimated
-                on pseudo-users of the market at the first search with a method, and kept.
-            method: see `match`.
-            reuse: see `match`.
-            label_spaces: see `match`.
-
-        Returns:
-            a `Match`, or for a sequence of users a list of one a user. In a market with a probe
-            the peer is looked for among the candidates.
-
-        Raises:
-            TypeError: as `match`; recall is no number.
-            ValueError: as `match`; k below one; recall not between zero and one.
+            k: as in `match`.
+            recall: as in `match`.
+            method: the name of a score, or a score.
+            by_name: whether classes are compared by name.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"k: expected an integer of at least 1, got {k!r}")
-        if not isinstance(recall, (int, float, np.number)):
-            raise TypeError(f"recall: expected a number, got a {type(recall).__name__}: {recall!r}")
-        if not 0 < recall <= 1:
-            raise ValueError(f"recall: expected a share above 0 and at most 1, got {recall!r}")
-        market = self.market
-        users, arrays, methods = prepare_users(
-            market, user, method=method, reuse=reuse, label_spaces=label_spaces
-        )
+        score = as_score("method", method)
+        depth, _ = self._depth(score, by_name, k, recall, self.market.slots)
+        return len(self) if depth is None else min(depth, len(self))
+
+    def _depth(
+        self, score: Score, by_name: bool, k: int, recall: float, slots: Int[np.ndarray, " n"]
+    ) -> tuple[int | None, FittedFilter | None]:
+        """Return how many candidates a recall needs and the filter; None to score the market.
+
+        Args:
+            score: which score.
+            by_name: whether classes are compared by name.
+            k: of the best that are wanted.
+            recall: share of users for whom all of them are to be found.
+            slots: of the learnwares to choose from.
+        """
+        if len(self) <= SMALL_MARKET:
+            return None, None
+        fitted = self._filter(score, by_name=by_name)
+        known = int((slots < fitted.length).sum())
+        # The depths are sorted: this share of the pseudo-users needed no more.
+        needed = fitted.depths[math.ceil(recall * (len(fitted.depths) - 1))]
+        wanted = max(SAFETY * float(needed) * max(1.0, k / TOP), MIN_CANDIDATES, 4.0 * k)
+        if needs_peers(score):
+            wanted += NEIGHBOURS
+        wanted = min(wanted * fitted.count / max(known, 1), known)
+        new = len(slots) - known
+        wanted += bucket(new, minimum=16) if new else 0
+        step = bucket(math.ceil(wanted), minimum=MIN_CANDIDATES) // 8  # few sizes to compile
+        depth = -(-math.ceil(wanted) // step) * step
+        if depth >= EXACT_FRACTION * len(self):
+            return None, None
+        return min(depth, self._codes.rows), fitted
+
+    def _filter(self, score: Score, *, by_name: bool) -> FittedFilter:
+        """Return the filter of a score; it is fitted anew if the market has grown by much."""
+        filters, key = self._codes.filters, (score, by_name)
+        fitted = filters.get(key)
+        if fitted is not None:
+            new = int((self.market.slots >= fitted.length).sum())
+            if new > max(MIN_NEW, min(NEW_FRACTION * fitted.count, MAX_NEW)):
+                fitted = None
+        if fitted is None:
+            fitted = filters[key] = fit_filter(self.market, self._codes, score, by_name=by_name)
+        return fitted
+
+    def _best(self, query: Query) -> list[Match]:
+        """Answer a query for the best k."""
+        assert query.k is not None
+        market, codes = self.market, self._codes
+        slots, arrays = market.slots, market.arrays
+        if query.among is not None:
+            slots = slots[query.among]
+            arrays = market.with_alive(slots)
+        padded = min(bucket(query.k, minimum=16), codes.rows)
         matches: dict[int, Match] = {}
-        kinds = [f"{one}/{bool(by)}" for one, by in zip(methods, arrays.by_name, strict=True)]
-        for kind, chosen, some in by_method(arrays, kinds):
-            name = kind.split("/")[0]
-            model, needed = self._filter(name, by_name=kind.endswith("True"))
-            depth = self._depth(needed, k, recall)
-            slots, scores = search(
-                market.arrays,
-                self._codes.encoder,
-                self._codes.codes,
-                self._codes.spaces,
-                self._codes.table,
-                model,
-                some,
-                market.alive,
-                market.calibration,
-                method=name,
-                depth=depth,
-                mesh=market.mesh,
-            )
-            for row, place in enumerate(chosen):
-                count = int(np.isfinite(scores.scores[row]).sum())
-                matches[place] = match_of(
-                    market, users[place], name, slots[row], scores, row, count
+        for group in query.groups():
+            depth, fitted = self._depth(group.score, group.by_name, query.k, query.recall, slots)
+            if depth is None or fitted is None:
+                found, scores = best_scores(
+                    arrays, group.users, score=group.score, k=padded, mesh=market.mesh
                 )
-        if isinstance(user, UserSpecification):
-            return matches[0]
-        return [matches[place] for place in range(len(users))]
+            else:
+                found, scores = search(
+                    arrays,
+                    codes,
+                    fitted.weights,
+                    group.users,
+                    score=group.score,
+                    by_name=group.by_name,
+                    depth=depth,
+                    always_from=fitted.length,
+                    k=min(padded, depth),
+                )
+            count = min(query.k, len(slots))
+            for row, place in enumerate(group.places):
+                kept = jax.tree.map(lambda leaf, row=row, count=count: leaf[row, :count], scores)
+                matches[place] = query.match_of(
+                    place,
+                    market.ledger,
+                    found[row, :count],
+                    kept.scores,
+                    kept.squared_mmd,
+                    kept.class_similarity,
+                    kept.class_map,
+                )
+        return [matches[place] for place in range(len(query.users))]
 
-    def candidates(self, k: int = 10, *, recall: float = 0.99, method: str = "likelihood") -> int:
-        """Return how many candidates `search` would score for a user of known class names."""
-        return self._depth(self._filter(method, by_name=True)[1], k, recall)
 
-    def _depth(self, needed: np.ndarray, k: int, recall: float) -> int:
-        """Return candidates for a recall: what that share of pseudo-users needed, with a margin."""
-        at = math.ceil(recall * (len(needed) - 1))  # they are sorted
-        wanted = SAFETY * float(needed[at]) * max(1.0, k / TOP)
-        wanted = int(max(wanted, LEAST, 4 * k))
-        step = bucket(wanted, minimum=LEAST) // 8  # few sizes to compile, an eighth too many
-        return min(-(-wanted // step) * step, self._codes.rows)
+@catalogue_of.register
+def _(where: Index) -> Catalogue:
+    return where.market
 
-    def _filter(self, method: str, *, by_name: bool) -> tuple[Filter, np.ndarray]:
-        """Return the filter of a method and the depths that pseudo-users needed."""
-        key = (method, by_name)
-        if key not in self._filters:
-            self._filters[key] = fit_filter(self.market, self._codes, method, by_name=by_name)
-        return self._filters[key]
+
+@answer.register
+def _(where: Index, query: Query) -> list[Match]:
+    if query.k is None:  # all learnwares are wanted, so all are scored
+        return answer(where.market, query)
+    if query.resume is not None:
+        raise ValueError(
+            f"resume: expected None, as only a MarketFolder is streamed, got {query.resume!r:.80}"
+        )
+    return where._best(query)

@@ -1,250 +1,267 @@
-"""The search of an index, compiled: codes filter, exact scores rank; on one device or over a mesh.
+"""The compiled search of an index: codes choose candidates, exact scores rank them.
 
-Every device filters the rows that it holds and scores those of them that are among the best of
-all by the filter, where they lie. What devices tell each other: the filter's values of their own
+On a mesh every device filters the rows that it holds, and scores those of them that are among the
+best of all by the filter, where they lie. Devices tell each other the filter's values of their own
 best, each user's peer, and the candidates' scores. So the candidates and their scores are those of
-one device, whatever the number of devices. `jaxspec.index` calls `search`.
+one device, whatever the number of devices. `search` and `filter_features` may be called; nothing
+here decides how many candidates there are.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxspec.base.largest import largest
-from jaxspec.base.pytrees import register
-from jaxspec.index import encoder as index_codes
-from jaxspec.index.encoder import Coded, Encoder
-from jaxspec.kernels.kernels import one_by_one
-from jaxspec.market.arrays import ROW_FIELDS, MarketArrays, in_float32, on_mesh, over_devices
-from jaxspec.market.calibration import Calibration
-from jaxspec.scoring.host_transfer import Layout, pack, pack_scores, unpack, unpack_scores
-from jaxspec.scoring.score_pass import score_rows
-from jaxspec.scoring.types import Scores, UserArrays
+from jaxspec.base import largest
+from jaxspec.index.codes import Codes
+from jaxspec.index.encoder import Encoder, StoredCodes, encode_users, inner_products
+from jaxspec.kernels import one_by_one
+from jaxspec.market import ROW_ARRAYS, MarketArrays, in_float32, on_mesh, over_devices
+from jaxspec.scoring import (
+    PackedLayout,
+    Score,
+    Scores,
+    UserArrays,
+    needs_peers,
+    pack,
+    pack_scores,
+    score_rows,
+    unpack,
+    unpack_scores,
+)
 
-__all__ = ["FEATURES", "Filter", "features_of", "search"]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
 
-Array = Any
-FEATURES = 6
+__all__ = [
+    "FEATURES",
+    "NEIGHBOURS",
+    "combine_features",
+    "filter_features",
+    "largest_of_all",
+    "search",
+]
+
+FEATURES = 6  # numbers that the filter combines
 NEIGHBOURS = 16  # candidates by closeness alone, so that a user's peer is among them
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class Filter:
-    """A linear model of one method's score.
-
-    Attributes:
-        weights: (FEATURES,) of share, share x similarity, share x closeness, closeness, norm and
-            one.
-    """
-
-    weights: Array
+ALWAYS = 1e30  # the filter's value of a learnware that is a candidate for everybody
 
 
 def search(
     market: MarketArrays,
-    encoder: Encoder,
-    codes: Coded,
-    spaces: Array,
-    table: Array,
-    model: Filter,
+    codes: Codes,
+    weights: Float[np.ndarray, " FEATURES"],
     users: UserArrays,
-    alive: Array,
-    calibration: Calibration,
     *,
-    method: str,
+    score: Score,
+    by_name: bool,
     depth: int,
-    mesh: Mesh | None = None,
-) -> tuple[Array, Scores]:
-    """Return candidates' slots (Q, depth), best first, and their exact scores (Q, depth, ...).
-
-    Users are numpy arrays, and so is what comes back.
+    always_from: int,
+    k: int,
+) -> tuple[Int[np.ndarray, "Q k"], Scores]:
+    """Return the slots of the best candidates, best first, and their exact scores (Q, k, ...).
 
     Args:
-        market: its arrays, over the mesh if there is one.
-        encoder: of the index.
-        codes: of the market's rows, lying as they do.
-        spaces: (rows,) label spaces, likewise.
-        table: (spaces, classes) their classes.
-        model: the filter of the method.
-        users: Q of them, all or none of them compared by name.
-        alive: (rows,) bool, likewise.
-        calibration: of the market.
-        method: of the score.
-        depth: candidates a user, at most as many as there are rows; in a market with probes up to
-            `NEIGHBOURS` of them by closeness. A score of minus infinity marks a place without one.
-        mesh: the devices, None for one.
+        market: its arrays; rows that are not alive are no candidates.
+        codes: of its rows.
+        weights: of the filter, see `jaxspec.index.filter`.
+        users: Q of them, as numpy arrays.
+        score: which score.
+        by_name: whether all users' classes are compared by name, or none's.
+        depth: candidates per user, at most as many as there are rows. Where the score needs peers,
+            up to `NEIGHBOURS` of them are chosen by closeness.
+        always_from: learnwares from this slot on are candidates for everybody, up to `depth`.
+        k: how many of the candidates are returned, at most `depth`. A score of minus infinity marks
+            a place without a learnware.
     """
-    asked, layout = pack((users, model))
-    with on_mesh(mesh), in_float32():
+    asked, layout = pack((users, weights, np.array([always_from], np.int32)))
+    with on_mesh(codes.mesh), in_float32():
         found = _search(
-            market, codes, spaces, alive, encoder, table, calibration, asked,
-            layout=layout, by_name=bool(users.by_name[0]), method=method, depth=depth, mesh=mesh,
-        )  # fmt: skip
+            market,
+            codes.stored,
+            codes.encoder,
+            codes.table,
+            asked,
+            layout=layout,
+            score=score,
+            by_name=by_name,
+            depth=depth,
+            k=k,
+            mesh=codes.mesh,
+        )
         return unpack_scores(np.asarray(found))
 
 
-@partial(jax.jit, static_argnames=("layout", "by_name", "method", "depth", "mesh"))
+@partial(jax.jit, static_argnames=("layout", "score", "by_name", "depth", "k", "mesh"))
 def _search(
     market: MarketArrays,
-    *others: Any,
-    layout: Layout,
+    stored: StoredCodes,
+    encoder: Encoder,
+    table: Array,
+    asked: Array,
+    *,
+    layout: PackedLayout,
+    score: Score,
     by_name: bool,
-    method: str,
     depth: int,
+    k: int,
     mesh: Mesh | None,
 ) -> Array:
-    """Return what `search` does, packed; the other arguments are those of `local`.
-
-    `layout` is of the last of them: users and the model, packed.
-    """
+    """Return what `search` does, packed; what is asked comes packed too."""
     axis = None if mesh is None else mesh.axis_names
     by_closeness = 0
-    if method == "likelihood" and market.landmarks.shape[0] > 0:
+    if needs_peers(score) and market.landmarks.shape[0] > 0:
         by_closeness = min(NEIGHBOURS, depth - 1)
 
     def local(
-        market: MarketArrays,
-        codes: Coded,
-        spaces: Array,
-        alive: Array,
-        encoder: Encoder,
-        table: Array,
-        calibration: Calibration,
-        asked: Array,
+        market: MarketArrays, stored: StoredCodes, encoder: Encoder, table: Array, asked: Array
     ) -> tuple[Array, Scores]:
-        users, model = unpack(asked, layout)
-        wanted = index_codes.encode_users(encoder, market, users)
-        near, alike, share = _filtered(encoder, codes, spaces, table, wanted, users)
-        features = _features(near, alike, share, market.self_terms)
-        guess = jnp.matmul(features, model.weights, precision="highest")
+        assert market.alive is not None
+        alive = market.alive
+        users, weights, always_from = unpack(asked, layout)
+        features, near = _features(market, stored, encoder, table, users)
+        guesses = jnp.matmul(features, weights, precision="highest")
+        always = _slots_of(jnp.arange(alive.shape[0]), axis) >= always_from
+        guesses = jnp.where(always, ALWAYS, guesses)
 
         def one(parts: tuple[Array, Array, UserArrays]) -> tuple[Array, Scores]:
             guess, near, user = parts
-            guess = jnp.where(alive, guess, -jnp.inf)
-            rows, real = _largest_of_all(guess, depth - by_closeness, axis)
+            rows, real = largest_of_all(
+                jnp.where(alive, guess, -jnp.inf), depth - by_closeness, axis
+            )
             if by_closeness:  # the nearest of those that are not among them yet
-                rest = jnp.where(alive, near, -jnp.inf)
-                rest = rest.at[jnp.where(real, rows, len(rest))].set(-jnp.inf, mode="drop")
-                nearest, other = _largest_of_all(rest, by_closeness, axis)
+                others = jnp.where(alive, near, -jnp.inf)
+                others = others.at[jnp.where(real, rows, len(others))].set(-jnp.inf, mode="drop")
+                nearest, also_real = largest_of_all(others, by_closeness, axis)
                 rows = jnp.concatenate([rows, nearest])
-                real = jnp.concatenate([real, other])
-            # In order of slots: on equal distance the peer is the one that came first.
+                real = jnp.concatenate([real, also_real])
+            # In the order of slots: of equally near learnwares the first is the peer.
             rows = jnp.sort(jnp.where(real, rows, len(alive)))
             count = real.sum().astype(jnp.int32)
             real = jnp.arange(len(rows)) < count
             at = jnp.where(real, rows, 0)
-            some = {name: getattr(market, name)[at] for name in ROW_FIELDS}
-            candidates = dataclasses.replace(market, **some)
-            user = jax.tree.map(lambda leaf: leaf[None], user)
             slots = _slots_of(at, axis)
+            chosen = {name: getattr(market, name)[at] for name in ROW_ARRAYS}
             found = score_rows(
-                candidates, user, count, real, calibration, slots,
-                method=method, axis=axis, by_name=by_name,
-            )  # fmt: skip
+                dataclasses.replace(market, **chosen),
+                jax.tree.map(lambda leaf: leaf[None], user),
+                count,
+                real,
+                slots,
+                score=score,
+                axis=axis,
+                by_name=by_name,
+            )
             found = jax.tree.map(lambda leaf: leaf[0], found)
-            found = dataclasses.replace(found, scores=jnp.where(real, found.scores, -jnp.inf))
+            # A score of NaN is never among the best.
+            usable = real & ~jnp.isnan(found.scores)
+            found = dataclasses.replace(found, scores=jnp.where(usable, found.scores, -jnp.inf))
             if axis is not None:
                 slots, found = jax.tree.map(
                     lambda leaf: jax.lax.all_gather(leaf, axis, tiled=True), (slots, found)
                 )
             places = jnp.arange(len(slots))
-            order = jax.lax.sort((-found.scores, slots, places), num_keys=2)[2][:depth]
+            order = jax.lax.sort((-found.scores, slots, places), num_keys=2)[2][:k]
             return slots[order], jax.tree.map(lambda leaf: leaf[order], found)
 
-        return one_by_one(one, (guess, near, users))
+        return one_by_one(one, (guesses, near, users))
 
-    spread = local if mesh is None else over_devices(local, mesh, market, by_row=3, whole=4)
-    return pack_scores(*spread(market, *others))
-
-
-def _features(first: Array, second: Array, share: Array, norms: Array) -> Array:
-    """Return the filter's features, (..., FEATURES), of inner products, shares and |Phi_l|^2."""
-    one = jnp.ones_like(first)
-    norms = jnp.broadcast_to(norms, first.shape)
-    return jnp.stack([share, share * second, share * first, first, norms, one], axis=-1)
+    spread = local if mesh is None else over_devices(local, mesh, market, by_row=1, everywhere=3)
+    return pack_scores(*spread(market, stored, encoder, table, asked))
 
 
-def _filtered(
-    encoder: Encoder,
-    codes: Coded,
-    spaces: Array,
-    table: Array,
-    asked: tuple[Array, Array],
-    users: UserArrays,
-) -> tuple[Array, Array, Array]:
-    """Return closeness and similarity by the codes, and shares, each (Q, rows)."""
-    near, alike = index_codes.inner_products(encoder, codes, asked)
-    # Which of the user's classes a label space has: by label space, not by learnware.
+def combine_features(
+    closeness: Float[Array, "*shape"],
+    similarity: Float[Array, "*shape"],
+    share: Float[Array, "*shape"],
+    self_terms: Float[Array, " rows"],
+) -> Float[Array, "*shape FEATURES"]:
+    """Return the numbers that the filter combines linearly.
+
+    Args:
+        closeness: by the codes.
+        similarity: of the classes, by the codes.
+        share: of the user's examples, the part whose class the learnware has.
+        self_terms: squared norms of the embeddings.
+    """
+    one = jnp.ones_like(closeness)
+    norms = jnp.broadcast_to(self_terms, closeness.shape)
+    return jnp.stack([share, share * similarity, share * closeness, closeness, norms, one], axis=-1)
+
+
+def _features(
+    market: MarketArrays, stored: StoredCodes, encoder: Encoder, table: Array, users: UserArrays
+) -> tuple[Array, Array]:
+    """Return the filter's features (Q, rows, FEATURES) and the closeness (Q, rows) of all rows."""
+    near, alike = inner_products(encoder, stored, encode_users(encoder, market, users))
+    # Which of the user's classes a label space has, per label space rather than per learnware.
     weights = jnp.where(users.labels >= 0, users.weights, 0.0)
     is_label = users.labels[:, None, :] == jnp.arange(users.class_mask.shape[1])[None, :, None]
     counts = (is_label * weights[:, None, :]).sum(axis=2)
-    shared = users.class_mask / jnp.maximum(users.class_mask.sum(axis=1, keepdims=True), 1)
+    even = users.class_mask / jnp.maximum(users.class_mask.sum(axis=1, keepdims=True), 1)
     total = counts.sum(axis=1, keepdims=True)
-    counts = jnp.where(total > 0, counts / jnp.where(total > 0, total, 1.0), shared)
+    counts = jnp.where(total > 0, counts / jnp.where(total > 0, total, 1.0), even)
     has = (table[None, :, :, None] == users.class_numbers[:, None, None, :]).any(axis=2)
     share = jnp.where(has & users.class_mask[:, None, :], counts[:, None, :], 0.0).sum(axis=2)
-    share = jnp.where(users.by_name[:, None], share, 1.0)
-    return near, alike, share[:, spaces]
+    share = jnp.where(users.by_name[:, None], share, 1.0)[:, stored.label_spaces]
+    return combine_features(near, alike, share, market.self_terms), near
 
 
-def features_of(
-    market: MarketArrays,
-    encoder: Encoder,
-    codes: Coded,
-    spaces: Array,
-    table: Array,
-    users: UserArrays,
-    *,
-    mesh: Mesh | None = None,
-) -> Array:
-    """Return the filter's features of all rows, (Q, rows, FEATURES); arguments as of `search`."""
-    with on_mesh(mesh), in_float32():
-        return _features_of(market, codes, spaces, encoder, table, users, mesh=mesh)
+def filter_features(
+    market: MarketArrays, codes: Codes, users: UserArrays
+) -> Float[Array, "Q rows FEATURES"]:
+    """Return the numbers that the filter combines for all rows; arguments as of `search`."""
+    with on_mesh(codes.mesh), in_float32():
+        return _filter_features(
+            market, codes.stored, codes.encoder, codes.table, users, mesh=codes.mesh
+        )
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _features_of(market: MarketArrays, *others: Any, mesh: Mesh | None) -> Array:
-    """Return what `features_of` does; the other arguments are those of `local`."""
-
-    def local(
-        market: MarketArrays,
-        codes: Coded,
-        spaces: Array,
-        encoder: Encoder,
-        table: Array,
-        users: UserArrays,
-    ) -> Array:
-        asked = index_codes.encode_users(encoder, market, users)
-        near, alike, share = _filtered(encoder, codes, spaces, table, asked, users)
-        found = _features(near, alike, share, market.self_terms)
+def _filter_features(
+    market: MarketArrays,
+    stored: StoredCodes,
+    encoder: Encoder,
+    table: Array,
+    users: UserArrays,
+    *,
+    mesh: Mesh | None,
+) -> Array:
+    def local(*arguments: Any) -> Array:
+        found, _ = _features(*arguments)
         if mesh is None:
             return found
         return jax.lax.all_gather(found, mesh.axis_names, axis=1, tiled=True)
 
-    if mesh is None:
-        return local(market, *others)
-    return over_devices(local, mesh, market, by_row=2, whole=3)(market, *others)
+    spread = local if mesh is None else over_devices(local, mesh, market, by_row=1, everywhere=3)
+    return spread(market, stored, encoder, table, users)
 
 
-def _slots_of(rows: Array, axis: Any) -> Array:
-    """Return the slots of a device's rows; see `jaxspec.market.arrays`."""
+def _slots_of(rows: Array, axis: Hashable | None) -> Array:
+    """Return the slots of a device's rows; see `jaxspec.market.devices`."""
     if axis is None:
         return rows.astype(jnp.int32)
     return (rows * jax.lax.axis_size(axis) + jax.lax.axis_index(axis)).astype(jnp.int32)
 
 
-def _largest_of_all(values: Array, k: int, axis: Any) -> tuple[Array, Array]:
-    """Return a device's rows (n,) that may be, and whether they are, of the k largest of all.
+def largest_of_all(
+    values: Float[Array, " rows"], k: int, axis: Hashable | None
+) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
+    """Return rows of a device, and whether each of them is among the k largest of all devices.
 
-    Of equal values those of lower slots come first. Entries of minus infinity are none.
+    Of equal values those of lower slots come first. Values of minus infinity are never among them.
+
+    Args:
+        values: of the device's rows.
+        k: how many.
+        axis: name (or names) of the mesh's axes inside `shard_map`, else None.
     """
     rows = largest(values, min(k, len(values)))
     own = values[rows]
