@@ -26,6 +26,7 @@ __all__ = ["median_bandwidth"]
 MIN_PAIRS = 500_000  # their median is within 0.5 % of that of all pairs, also for Cauchy rows
 MAX_ROWS = 200_000  # rows that are read at most
 MAX_TRACED_ROWS = 2048  # a group's distances under `jit`: 16 MiB
+MAX_KEPT_PAIRS = 4_000_000  # 32 MB; more are measured again in the second pass
 BLOCK_ROWS = 128  # 128 x 2000 float64 distances stay in a processor's cache
 CANCELLED = 1e-10  # of the norms: a smaller distance has lost digits that the median may need
 
@@ -72,7 +73,12 @@ def median_bandwidth(
         return _traced_median(metric, jnp.asarray(rows), groups)
     rows = np.asarray(rows)
     measure = _euclidean_pairs if metric == "euclidean" else _cityblock_pairs
-    median = _median(lambda: (pairs for group in groups for pairs in measure(rows[group])))
+
+    def parts() -> Iterator[np.ndarray]:
+        return (pairs for group in groups for pairs in measure(rows[group]))
+
+    kept = list(parts()) if groups.size * groups.shape[1] <= 2 * MAX_KEPT_PAIRS else None
+    median = _median(parts if kept is None else lambda: iter(kept))
     with np.errstate(over="ignore", under="ignore"):
         square = np.square(rows.dtype.type(median))
     if not 0 < square < np.inf:
