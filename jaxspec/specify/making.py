@@ -216,10 +216,12 @@ def specify_user(
         points, weights, targets = _reduced_by_class(
             space, rows, targets, len(names), limit // len(names), key
         )
+    # jnp.asarray would compile a copy for every new number of examples.
+    points, weights, targets = jax.device_put((points, weights, targets))
     return UserSpecification(
-        ReducedSet(jnp.asarray(points), jnp.asarray(weights)),
+        ReducedSet(points, weights),
         proxy,
-        jnp.asarray(targets) if share_labels else None,
+        targets if share_labels else None,
         class_names=names,
         space_name=space.name,
         space_digest=space.digest,

@@ -58,7 +58,8 @@ def assert_same_numbers(one, other):
 
 def test_a_specification_holds_what_its_parts_give():
     spec = made_specification(0)
-    phi = js.reduce_set(FEATURES, size=10, kernel=KERNEL, key=jax.random.key(0))
+    sets = js.reduce_sets([FEATURES], size=10, kernel=KERNEL, key=jax.random.key(0))
+    phi = jax.tree.map(lambda leaf: leaf[0], sets)
     proxy = js.fit_proxy(FEATURES, LABELS, num_classes=4)
     np.testing.assert_allclose(spec.reduced_set.points, phi.points, rtol=1e-6)
     np.testing.assert_allclose(spec.reduced_set.weights, phi.weights, rtol=1e-6)
@@ -216,24 +217,23 @@ def test_too_few_points_for_the_classes_are_refused_and_the_argument_is_named():
 
 def test_a_row_more_or_another_type_of_number_compiles_nothing(compile_counter):
     rows, labels = made_task(5, n=104)
+    cases = [
+        (100, rows[:100], 1e-3),
+        (101, jnp.asarray(rows[:101]), np.float64(1e-3)),
+        (102, rows[:102].astype(np.float64), jnp.float32(1e-3)),
+        (103, rows[:103].tolist(), 1e-3),
+    ]
 
-    def make(n, kind, ridge):
-        js.specify(
-            SPACE,
-            kind(rows[:n]),
-            labels[:n],
-            class_names=names(4),
-            size=10,
-            teacher=np.full((n, 4), 0.25),
-            ridge=ridge,
-        )
-        js.specify_user(SPACE, kind(rows[:n]), labels[:n], class_names=names(4))
+    def make(n, features, ridge):
+        teacher = np.full((n, 4), 0.25)
+        options = {"class_names": names(4), "ridge": ridge}
+        js.specify(SPACE, features, labels[:n], size=10, teacher=teacher, **options)
+        js.specify_user(SPACE, features, labels[:n], **options)
 
-    make(100, np.asarray, 1e-3)
+    make(*cases[0])
     with compile_counter() as counter:
-        make(101, jnp.asarray, np.float64(1e-3))
-        make(102, lambda x: x.astype(np.float64), jnp.float32(1e-3))
-        make(103, lambda x: x.tolist(), 1e-3)
+        for case in cases[1:]:
+            make(*case)
     assert counter.count == 0
 
 

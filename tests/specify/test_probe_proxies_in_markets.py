@@ -2,102 +2,108 @@
 
 import dataclasses
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import DIMENSION, KERNEL, SPACE, made_specification, made_task, made_user, names
+from conftest import DIMENSION, SPACE, made_specification, made_task, made_user, names, probed_space
 
 import jaxspec as js
 
 
 def model(features):
-    """Some nonlinear classifier of four classes; returns probabilities."""
-    rng = np.random.default_rng(5)
-    weights = rng.normal(size=(DIMENSION, 4))
-    logits = np.tanh(np.asarray(features, np.float64) @ weights)
-    powers = np.exp(2 * logits)
+    """Return the class probabilities of a nonlinear classifier of four classes."""
+    weights = np.random.default_rng(5).normal(size=(DIMENSION, 4))
+    powers = np.exp(2 * np.tanh(np.asarray(features, np.float64) @ weights))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-PROBE = np.random.default_rng(7).normal(size=(300, DIMENSION)).astype(np.float32) * 2
-
-
-def specification_with_probe(seed, outputs=None):
+def probed(seed, outputs=None):
+    """Return a specification with a probe proxy of these outputs."""
+    space = probed_space()
     features, labels = made_task(seed)
-    return js.specify(
-        jax.random.key(seed),
-        features,
-        labels,
-        class_names=names(4),
-        kernel=KERNEL,
-        size=10,
-        feature_space=SPACE,
-        probe=(PROBE, model(PROBE) if outputs is None else outputs),
-    )
+    outputs = model(space.probe) if outputs is None else outputs
+    return js.specify(space, features, labels, class_names=names(4), size=10, probe_outputs=outputs)
+
+
+def in_probed_space(spec):
+    space = probed_space()
+    return dataclasses.replace(spec, space_name=space.name, space_digest=space.digest)
 
 
 def test_a_market_keeps_probe_proxies_and_mixes_with_specifications_without():
-    with_probe = specification_with_probe(0)
-    market = js.Market.from_specifications({"with": with_probe, "without": made_specification(1)})
-    np.testing.assert_allclose(market["with"].probe.weights, with_probe.probe.weights)
-    assert market["without"].probe is None
-    assert market.probe == with_probe.probe.fingerprint
-    result = js.match(market, made_user(1))
-    assert np.isfinite(result.scores).all()
-    bare = js.Market.from_specifications({"a": made_specification(1)})
-    grown = bare.add("with", with_probe)
-    assert grown.probe == with_probe.probe.fingerprint
-    assert bare.probe is None
+    with_probe, bare = probed(0), in_probed_space(made_specification(1))
+    market = js.Market(probed_space(), {"with": with_probe, "without": bare})
+    kept = market["with"].probe_proxy
+    np.testing.assert_allclose(kept.weights, with_probe.probe_proxy.weights, atol=1e-6)
+    np.testing.assert_allclose(kept.bias, with_probe.probe_proxy.bias, atol=1e-6)
+    assert float(kept.fidelity) == float(with_probe.probe_proxy.fidelity)
+    assert market["without"].probe_proxy is None
+    found = js.match(market, made_user(1, space=probed_space()))
+    assert np.isfinite(found.scores).all()
 
 
-def test_another_probe_set_is_refused_and_both_are_named():
-    spec = specification_with_probe(0)
-    other = dataclasses.replace(
-        spec, probe=dataclasses.replace(spec.probe, fingerprint="of another set")
+def test_a_market_without_probe_proxies_takes_the_first_one_with():
+    with_probe, bare = probed(0), in_probed_space(made_specification(1))
+    alone = js.Market(probed_space(), {"bare": bare})
+    grown = alone.add({"with": with_probe})
+    assert alone["bare"].probe_proxy is None
+    assert alone.arrays.probe_weights.size == 0
+    np.testing.assert_allclose(
+        grown["with"].probe_proxy.weights, with_probe.probe_proxy.weights, atol=1e-6
     )
-    market = js.Market.from_specifications({"a": spec})
-    with pytest.raises(ValueError, match=f"'b'.*of another set.*{market.probe}"):
-        market.add("b", other)
-    with pytest.raises(ValueError, match="'b'.*of another set"):
-        js.Market.from_specifications({"a": spec, "b": other})
+    user = made_user(1, space=probed_space())
+    want = js.match(js.Market(probed_space(), {"bare": bare, "with": with_probe}), user)
+    np.testing.assert_allclose(js.match(grown, user).scores, want.scores, atol=1e-6)
+
+
+def test_a_probe_proxy_in_a_space_without_a_probe_is_refused():
+    spec = dataclasses.replace(made_specification(0), probe_proxy=probed(0).probe_proxy)
+    with pytest.raises(ValueError, match="'b': expected no probe proxy.*'made-features' has no"):
+        js.Market(SPACE, {"b": spec})
 
 
 def test_a_model_that_errs_on_the_users_examples_is_ranked_below():
-    """Same data, same own proxy: only the behaviour on the probe differs."""
-    user = made_user(0)
+    """The data and the proxies are the same: only the behaviour on the probe differs."""
     logits = np.asarray(js.fit_proxy(*made_task(0), num_classes=4).weights)
-    shifted = np.exp(PROBE @ logits)
-    good = shifted / shifted.sum(axis=1, keepdims=True)
+    powers = np.exp(np.asarray(probed_space().probe) @ logits)
+    good = powers / powers.sum(axis=1, keepdims=True)
     bad = good[:, [1, 2, 3, 0]]
-    market = js.Market.from_specifications(
-        {"bad": specification_with_probe(0, bad), "good": specification_with_probe(0, good)}
-    )
-    result = js.match(market, user, reuse="direct")
-    assert result.top_k(1)[0][0] == "good"
-    assert result.scores[1] > result.scores[0] + 0.5
+    market = js.Market(probed_space(), {"bad": probed(0, bad), "good": probed(0, good)})
+    found = js.match(market, made_user(0, space=probed_space()), reuse="direct")
+    assert found.method == "likelihood"
+    assert found.top_k(1)[0][0] == "good"
+    assert found.scores[1] > found.scores[0] + 0.5
 
 
 @pytest.mark.parametrize(
-    ("probe", "error", "message"),
+    ("part", "change", "message"),
     [
-        (PROBE, TypeError, "probe: expected a pair"),
-        ((PROBE[:, :3], model(PROBE)), ValueError, r"probe\[0\]: expected 6 columns"),
-        ((PROBE, model(PROBE)[:, :3]), ValueError, r"probe\[1\]: expected class probabilities"),
-        ((PROBE, model(PROBE)[:10]), ValueError, r"probe\[1\]: expected class probabilities"),
-        ((PROBE, np.log(model(PROBE))), ValueError, r"probe\[1\]: expected probabilities"),
-        ((PROBE * np.nan, model(PROBE)), ValueError, r"probe\[0\]: expected finite"),
+        ("weights", lambda x: x[:-1], r"probe_proxy.weights of shape \(200, 4\), got \(199, 4\)"),
+        ("weights", lambda x: x[:, :3], r"probe_proxy.weights of shape \(200, 4\)"),
+        ("weights", lambda x: x * jnp.nan, "finite numbers in probe_proxy.weights"),
+        ("bias", lambda x: x[:3], r"probe_proxy.bias of shape \(4,\)"),
+        ("bias", lambda x: x + 1e30, "at most 1e.15 in probe_proxy.bias"),
     ],
 )
-def test_bad_probes_are_named(probe, error, message):
-    features, labels = made_task(0)
-    with pytest.raises(error, match=message):
-        js.specify(
-            jax.random.key(0),
-            features,
-            labels,
-            class_names=names(4),
-            kernel=KERNEL,
-            size=10,
-            feature_space=SPACE,
-            probe=probe,
-        )
+def test_a_probe_proxy_that_is_not_sound_is_refused_by_field(part, change, message):
+    spec = probed(0)
+    broken = dataclasses.replace(
+        spec.probe_proxy, **{part: change(getattr(spec.probe_proxy, part))}
+    )
+    with pytest.raises(ValueError, match=f"'m': expected {message}"):
+        js.Market(probed_space(), {"m": dataclasses.replace(spec, probe_proxy=broken)})
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (lambda p: p[:, :3], "expected class probabilities"),
+        (lambda p: p[:10], "expected class probabilities"),
+        (lambda p: np.log(p), "expected probabilities, got a value of -"),
+        (lambda p: p * 2, r"expected rows that sum to one.*\(are these logits\?\)"),
+        (lambda p: p * np.nan, "expected finite"),
+    ],
+)
+def test_bad_outputs_are_named(outputs, message):
+    with pytest.raises(ValueError, match=f"probe_outputs: {message}"):
+        probed(0, outputs(model(probed_space().probe)))

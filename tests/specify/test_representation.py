@@ -6,18 +6,18 @@ import jax
 import numpy as np
 import pytest
 from conftest import DIMENSION, KERNEL, SPACE, made_specification, made_task, made_user, names
+from oracles import oracle_closeness, oracle_transfer, proxy_logits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
-from test_scoring import closeness, oracle_transfer, proxy_logits
 
 import jaxspec as js
-from jaxspec.scoring import class_pass as comparison
-from jaxspec.scoring import leave_one_out as transfer
-from jaxspec.scoring import score_pass as scoring
-from jaxspec.scoring.types import UserArrays
-from jaxspec.specify.representation import RANK, fit_representation
+from jaxspec.scoring import METHODS, UserArrays
+from jaxspec.scoring.leave_one_out import HIDDEN_RIDGE, explained
+from jaxspec.specify import RANK
+from jaxspec.specify.representation import fit_representation
 
 OTHERS = list("wxyz")
+CLOSENESS = js.Transfer().closeness
 
 
 def activations(features, seed=0, width=40):
@@ -33,7 +33,14 @@ def specification_with_map(seed, **changes):
 
 
 def mapped_market(count=4):
-    return js.Market.from_specifications({f"m{s}": specification_with_map(s) for s in range(count)})
+    return js.Market(SPACE, {f"m{s}": specification_with_map(s) for s in range(count)})
+
+
+def transfer(market, user, **options):
+    return js.match(market, user, method="transfer", **options)
+
+
+# How they are made
 
 
 def test_it_is_the_ridge_regression_of_the_principal_hidden_directions():
@@ -62,95 +69,87 @@ def test_few_hidden_directions_leave_zero_columns_and_none_leave_zeros():
     ("hidden", "message"),
     [
         (np.zeros((7, 3)), "hidden: expected 120 rows"),
-        (np.full((120, 3), np.nan), "hidden"),
-        (np.zeros(120), "hidden"),
-        ("text", "hidden"),
+        (np.full((120, 3), np.nan), "hidden: expected finite"),
+        (np.zeros(120), r"hidden: expected shape \(n, d\)"),
+        ("text", "hidden: expected real numbers"),
+        (np.ma.masked_equal(np.eye(120), 1), "hidden: .*mask"),
     ],
 )
 def test_errors_name_the_argument(hidden, message):
     features, labels = made_task(1)
     with pytest.raises((TypeError, ValueError), match=message):
-        js.specify(
-            jax.random.key(0), features, labels, class_names=names(4), kernel=KERNEL,
-            size=5, feature_space=SPACE, hidden=hidden,
-        )  # fmt: skip
+        js.specify(SPACE, features, labels, class_names=names(4), size=5, hidden=hidden)
 
 
 def test_specify_and_specify_many_keep_it():
     tasks = [made_task(s) for s in range(2)]
-    options = {"kernel": KERNEL, "size": 5, "feature_space": SPACE}
-    many = js.specify_many(
-        jax.random.key(0),
-        [z for z, _ in tasks],
-        [y for _, y in tasks],
-        class_names=[names(4)] * 2,
-        hidden=[activations(z) for z, _ in tasks],
-        **options,
-    )
+    features, labels = [z for z, _ in tasks], [y for _, y in tasks]
+    options = {"class_names": [names(4)] * 2, "size": 5}
+    hidden = [activations(z) for z in features]
+    many = js.specify_many(SPACE, features, labels, hidden=hidden, **options)
     for (z, y), spec in zip(tasks, many, strict=True):
-        one = js.specify(
-            jax.random.key(1), z, y, class_names=names(4), hidden=activations(z), **options
-        )
+        one = js.specify(SPACE, z, y, class_names=names(4), size=5, hidden=activations(z))
         np.testing.assert_array_equal(one.representation, spec.representation)
     with pytest.raises(ValueError, match=r"hidden\[1\]: expected 120 rows"):
-        js.specify_many(
-            jax.random.key(0),
-            [z for z, _ in tasks],
-            [y for _, y in tasks],
-            class_names=[names(4)] * 2,
-            hidden=[activations(tasks[0][0]), np.zeros((3, 2))],
-            **options,
-        )
+        js.specify_many(SPACE, features, labels, hidden=[hidden[0], np.zeros((3, 2))], **options)
+
+
+def test_a_specification_file_keeps_it(tmp_path):
+    spec = specification_with_map(1)
+    spec.save(tmp_path / "one.safetensors")
+    loaded = js.Specification.load(tmp_path / "one.safetensors")
+    np.testing.assert_array_equal(loaded.representation, spec.representation)
+
+
+# What they count for
 
 
 def test_a_user_of_other_names_is_scored_by_hidden_directions_where_they_are_known():
     with_map, without = specification_with_map(1), made_specification(2)
-    market = js.Market.from_specifications({"with": with_map, "without": without})
+    market = js.Market(SPACE, {"with": with_map, "without": without})
     user = made_user(1, class_names=OTHERS)
     labels, points = np.asarray(user.labels), np.asarray(user.reduced_set.points, np.float64)
-    found = js.match(market, user, method="transfer")
-    hidden = points @ with_map.representation
+    found = transfer(market, user)
+    near = [CLOSENESS * oracle_closeness(KERNEL, spec, user) for spec in (with_map, without)]
+    hidden = points @ np.asarray(with_map.representation, np.float64)
     hidden = np.c_[hidden, -hidden]  # whose row means are zero: the oracle takes them off
-    want = oracle_transfer(hidden, labels, 4, ridge=transfer.HIDDEN_RIDGE)
-    np.testing.assert_allclose(found.scores[0], want + 2 * closeness(with_map, user), atol=2e-3)
+    want = oracle_transfer(hidden, labels, 4, ridge=HIDDEN_RIDGE)
+    np.testing.assert_allclose(found.scores[0], want + near[0], atol=2e-3)
     outputs = oracle_transfer(proxy_logits(without, user), labels, 4)
-    want = outputs + comparison.IMPUTED_HIDDEN
-    np.testing.assert_allclose(found.scores[1], want + 2 * closeness(without, user), atol=2e-3)
+    want = outputs + js.Transfer().hidden_gain
+    np.testing.assert_allclose(found.scores[1], want + near[1], atol=2e-3)
 
 
 def test_users_of_known_names_are_scored_as_without():
-    bare = js.Market.from_specifications({f"m{s}": made_specification(s) for s in range(4)})
-    for method in scoring.METHODS:
+    bare = js.Market(SPACE, {f"m{s}": made_specification(s) for s in range(4)})
+    for method in METHODS:
         got = js.match(mapped_market(), made_user(1), method=method)
         np.testing.assert_array_equal(
             got.scores, js.match(bare, made_user(1), method=method).scores
         )
 
 
-def test_a_batch_of_both_kinds_equals_one_by_one():
+def test_several_users_of_both_kinds_are_answered_as_one_by_one():
     market = mapped_market()
     users = [made_user(1, class_names=OTHERS), made_user(2), made_user(3, class_names=OTHERS)]
-    together = js.match(market, users, method="transfer")
-    for row, user in zip(together.scores, users, strict=True):
-        np.testing.assert_allclose(row, js.match(market, user, method="transfer").scores, atol=1e-5)
+    for found, user in zip(transfer(market, users), users, strict=True):
+        np.testing.assert_allclose(found.scores, transfer(market, user).scores, atol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
 def test_scaling_a_representation_changes_nothing(factor):
     spec, user = specification_with_map(1), made_user(2, class_names=OTHERS)
     scaled = dataclasses.replace(spec, representation=spec.representation * np.float32(factor))
-    market = js.Market.from_specifications({"as it is": spec, "scaled": scaled})
-    found = js.match(market, user, method="transfer")
+    found = transfer(js.Market(SPACE, {"as it is": spec, "scaled": scaled}), user)
     np.testing.assert_allclose(found.scores[0], found.scores[1], atol=1e-5)
 
 
 def test_no_hidden_direction_is_no_representation():
     spec = made_specification(1)
     empty = dataclasses.replace(spec, representation=np.zeros((DIMENSION, RANK), np.float32))
-    market = js.Market.from_specifications(
-        {"empty": empty, "none": spec, "some": specification_with_map(2)}
-    )
-    found = js.match(market, made_user(1, class_names=OTHERS), method="transfer")
+    some = specification_with_map(2)
+    market = js.Market(SPACE, {"empty": empty, "none": spec, "some": some})
+    found = transfer(market, made_user(1, class_names=OTHERS))
     assert found.scores[0] == found.scores[1]
     assert market["empty"].representation is None
 
@@ -159,25 +158,27 @@ def test_random_directions_do_not_pass_those_that_separate_the_classes():
     """In 64 dimensions; the honest map keeps the directions between class centres."""
     rng = np.random.default_rng(0)
     gains = []
+    score = jax.jit(explained, static_argnums=2)
     for _ in range(20):
         centres = rng.normal(size=(5, 64))
         labels = np.arange(50) % 5
         points = (centres[labels] + 2 * rng.normal(size=(50, 64))).astype(np.float32)
         users = UserArrays(
             points=points[None],
-            weights=np.full((1, 50), 0.02),
+            weights=np.full((1, 50), 0.02, np.float32),
             labels=labels[None],
             counts=np.array([50]),
-            examples=np.array([50.0]),
-            class_vectors=np.zeros((1, 5, 64)),
+            examples=np.array([50.0], np.float32),
+            class_vectors=np.zeros((1, 5, 64), np.float32),
             class_mask=np.ones((1, 5), bool),
             class_numbers=np.zeros((1, 5), int),
             by_name=np.zeros(1, bool),
         )
         honest = centres[rng.permutation(5)[:4]] + 0.5 * rng.normal(size=(4, 64))
-        ridge = transfer.HIDDEN_RIDGE
         scores = [
-            float(transfer.explained((points @ one.T).T[None, None], users, ridge)[0, 0])
+            float(
+                score((points @ one.T).T[None, None].astype(np.float32), users, HIDDEN_RIDGE)[0, 0]
+            )
             for one in (honest, rng.normal(size=(RANK, 64)))
         ]
         gains.append(scores[0] - scores[1])
@@ -185,59 +186,49 @@ def test_random_directions_do_not_pass_those_that_separate_the_classes():
     assert np.mean(np.array(gains) > 0) >= 0.9
 
 
-@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
-def test_markets_hold_save_stream_and_grow_with_it(tmp_path, storage):
-    market = js.Market.from_specifications(
-        {f"m{s}": specification_with_map(s) for s in range(3)}, storage=storage
-    )
-    market = market.add("late", specification_with_map(4)).add("bare", made_specification(5))
+# What markets do with them
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_markets_hold_save_stream_and_grow_with_it(tmp_path, precision):
+    specs = {f"m{s}": specification_with_map(s) for s in range(3)}
+    market = js.Market(SPACE, specs, precision=precision)
+    market = market.add({"late": specification_with_map(4)}).add({"bare": made_specification(5)})
     wanted = specification_with_map(4).representation
     np.testing.assert_allclose(market["late"].representation, wanted, atol=2e-3)
     assert market["bare"].representation is None
     market.save(tmp_path / "market")
     loaded = js.Market.load(tmp_path / "market")
     user = made_user(1, class_names=OTHERS)
-    scores = js.match(market, user, method="transfer").scores
-    np.testing.assert_array_equal(js.match(loaded, user, method="transfer").scores, scores)
-    streamed = js.stream_top_k(tmp_path / "market", user, 5, method="transfer", block_size=2)
-    best = js.top_k(market, user, 5, method="transfer")
+    scores = transfer(market, user).scores
+    np.testing.assert_array_equal(transfer(loaded, user).scores, scores)
+    streamed = transfer(js.MarketFolder(tmp_path / "market"), user, k=5)
+    best = transfer(market, user, k=5)
     assert streamed.ids == best.ids
     np.testing.assert_allclose(streamed.scores, best.scores, atol=1e-5)
-    loaded.add("new", specification_with_map(6))
+    assert "new" in loaded.add({"new": specification_with_map(6)})
 
 
 def test_the_index_scores_its_candidates_by_it():
-    market = mapped_market().add("bare", made_specification(5))
+    market = mapped_market().add({"bare": made_specification(5)})
     user = made_user(1, class_names=OTHERS)
-    want = dict(js.match(market, user, method="transfer").top_k(5))
-    found = js.Index.build(market).search(user, 5, method="transfer")
+    want = dict(transfer(market, user).top_k(5))
+    found = transfer(js.Index.build(market), user, k=5)
     assert set(found.ids) == set(want)
     np.testing.assert_allclose(found.scores, [want[one] for one in found.ids], atol=1e-5)
 
 
 def test_a_market_without_takes_the_first_one_with():
-    bare = js.Market.from_specifications({f"m{s}": made_specification(s) for s in range(3)})
-    grown = bare.add("first", specification_with_map(4))
-    np.testing.assert_array_equal(
-        grown["first"].representation, specification_with_map(4).representation
-    )
+    specs = {f"m{s}": made_specification(s) for s in range(3)}
+    first = {"first": specification_with_map(4)}
+    grown = js.Market(SPACE, specs).add(first)
+    np.testing.assert_array_equal(grown["first"].representation, first["first"].representation)
     user = made_user(4, class_names=OTHERS)
-    whole = {f"m{s}": made_specification(s) for s in range(3)} | {
-        "first": specification_with_map(4)
-    }
-    want = js.match(js.Market.from_specifications(whole), user, method="transfer")
-    got = js.match(grown, user, method="transfer")
-    np.testing.assert_allclose(got.scores, want.scores, atol=1e-6)
+    want = transfer(js.Market(SPACE, specs | first), user).scores
+    np.testing.assert_allclose(transfer(grown, user).scores, want, atol=1e-6)
 
 
 def test_a_wrong_shape_is_refused():
     spec = dataclasses.replace(made_specification(1), representation=np.zeros((DIMENSION, 3)))
-    with pytest.raises(ValueError, match="representation of shape"):
-        js.Market.from_specifications({"m": spec})
-
-
-def test_a_specification_file_keeps_it(tmp_path):
-    spec = specification_with_map(1)
-    spec.save(tmp_path / "one.safetensors")
-    loaded = js.Specification.load(tmp_path / "one.safetensors")
-    np.testing.assert_array_equal(loaded.representation, spec.representation)
+    with pytest.raises(ValueError, match=r"'m': expected representation of shape \(6, 16\)"):
+        js.Market(SPACE, {"m": spec})
