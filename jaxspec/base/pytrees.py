@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 __all__ = ["register"]
 
@@ -46,4 +47,27 @@ def register(cls: type[T]) -> type[T]:
         return node
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    cls.__eq__ = _equal  # type: ignore[assignment, method-assign]
+    cls.__hash__ = None  # type: ignore[assignment]
     return cls
+
+
+def _equal(one: Any, other: object) -> bool:
+    """Tell whether two pytrees have one structure and equal numbers; tracers equal themselves.
+
+    The comparison that a dataclass has of its own asks arrays for a truth value, which they refuse.
+    """
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    leaves, structure = jax.tree.flatten(one)
+    others, other_structure = jax.tree.flatten(other)
+    if structure != other_structure:
+        return False
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in (*leaves, *others)):
+        return all(mine is its for mine, its in zip(leaves, others, strict=True))
+    return all(
+        np.array_equal(np.asarray(mine), np.asarray(its))
+        for mine, its in zip(leaves, others, strict=True)
+    )

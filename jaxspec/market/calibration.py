@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxspec.base import register
-from jaxspec.kernels import Kernel, distances
+from jaxspec.kernels import Kernel, kernel_values
 
 if TYPE_CHECKING:
     from jaxtyping import Array
@@ -85,7 +85,7 @@ def witness(
 ) -> Array:
     """Return the unit embedding's values at the landmarks: (..., m, d), (..., m) -> (..., D)."""
     flat = points.reshape(-1, points.shape[-1])
-    values = kernel.profile(distances(kernel.metric, flat, landmarks))
+    values = kernel_values(kernel, flat, landmarks)
     values = values.reshape(*weights.shape, -1)
     raw = jnp.einsum("...md,...m->...d", values, weights, precision="highest")
     return raw / jnp.sqrt(jnp.maximum(self_terms, 1e-12))[..., None]
@@ -162,7 +162,7 @@ def calibrate(
     behaviour = agreement(chance, valid, chance, valid, regions).T  # (pseudo-user, learnware)
 
     def products(one: tuple[Array, Array]) -> Array:
-        gram = kernel.profile(distances(kernel.metric, points.reshape(-1, d), one[0]))
+        gram = kernel_values(kernel, points.reshape(-1, d), one[0])
         product = jnp.matmul(gram, one[1], precision="highest").reshape(sample, m)
         return (product * weights).sum(axis=1)
 
