@@ -28,7 +28,7 @@ def specification_of(
     bias: np.ndarray,
     class_names: Sequence[str],
     point_weights: np.ndarray | None = None,
-    probe: Any = None,
+    probe_proxy: Any = None,
 ) -> Batch:
     """Return a batch of b learnwares of one label space.
 
@@ -40,7 +40,7 @@ def specification_of(
         bias: (b, C).
         class_names: C names.
         point_weights: (b, m); None for 1/m.
-        probe: a stacked `ProbeProxy`, or None.
+        probe_proxy: a stacked `ProbeProxy`, or None.
     """
     if point_weights is None:
         point_weights = np.full(points.shape[:2], 1 / points.shape[1], np.float32)
@@ -50,7 +50,7 @@ def specification_of(
         class_names=tuple(class_names),
         space_name=space.name,
         space_digest=space.digest,
-        probe=probe,
+        probe_proxy=probe_proxy,
     )
     return list(ids), made
 
@@ -60,7 +60,7 @@ def market_of(
     batches: Iterable[Batch],
     *,
     count: int,
-    storage: str = "float32",
+    precision: str = "float32",
     spare: float = 0.25,
     progress: Callable[[int, int], None] | None = None,
 ) -> js.Market:
@@ -70,9 +70,10 @@ def market_of(
         space: of all learnwares.
         batches: as of `specification_of`.
         count: learnwares in all batches.
-        storage: "float32", "bfloat16" or "int8".
+        precision: "float32", "bfloat16" or "int8".
         spare: share of rows to keep free for learnwares that are added later.
         progress: called with (learnwares done, learnwares).
     """
-    options = {"storage": storage, "spare": spare, "progress": progress}
-    return js.Market.from_stacked(space, batches, count=count, **options)
+    return js.Market.from_stacked(
+        space, batches, count=count, precision=precision, spare=spare, progress=progress
+    )

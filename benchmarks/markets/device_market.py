@@ -15,69 +15,84 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.markets.made_market import CONTEXTS, PER_TASK, SPACES, World
+import jaxspec as js
+from benchmarks.markets.made_market import CONTEXTS, NOISE, PER_TASK, SPACES, World, class_names
 from jaxspec.base import rounded, stored_gram
 from jaxspec.kernels import square_norm
-from jaxspec.market.arrays import STORAGES, MarketArrays, allocate, decode_points, write_rows
-from jaxspec.market.builder import Facts, Storage
-from jaxspec.market.market import Market
-from jaxspec.specify.specification import FORMAT_VERSION
+from jaxspec.market import (
+    SCHEMA,
+    Entry,
+    GrowingArrays,
+    Layout,
+    decode_points,
+    dtype_of,
+    empty_rows,
+    write_rows,
+)
+from jaxspec.specify import FORMAT_VERSION
 
 __all__ = ["make_on_device"]
 
 BLOCK_BYTES = 1 << 28  # float32 points that are drawn at a time
+EXAMPLES = 1000  # that a learnware is said to be trained on
 
 
-def _as_stored(values: Any, dtype: Any) -> Any:
-    """Return values in the type that a market stores."""
+def _as_stored(values: Any, kind: str, precision: str) -> Any:
+    """Return values in the type in which a market of this precision holds their kind."""
+    dtype = dtype_of(kind, precision)
     return (rounded(values) if dtype == jnp.bfloat16 else values).astype(dtype)
 
 
-@partial(jax.jit, static_argnames=("count", "size", "storage"))
+@partial(jax.jit, static_argnames=("count", "size", "layout", "precision"))
 def _rows(
-    key: Any, world: tuple[Any, Any], kernel: Any, *, count: int, size: int, storage: str
+    key: Any,
+    world: tuple[Any, Any],
+    kernel: Any,
+    *,
+    count: int,
+    size: int,
+    layout: Layout,
+    precision: str,
 ) -> tuple[dict[str, Any], Any]:
-    """Return stored rows {field: (count, ...)}, as a market would encode them, and label spaces."""
+    """Return stored rows {name: (count, ...)}, as a market would encode them, and label spaces."""
     prototypes, spaces = world
     d = prototypes.shape[2]
     keys = jax.random.split(key, 5)
-    point_type, vector_type = STORAGES[storage]
     space = jax.random.randint(keys[0], (count,), 0, SPACES)
     pair = jax.random.randint(keys[1], (2, count, 1), 0, CONTEXTS)
     mix = jax.random.uniform(keys[2], (count, 1, 1), maxval=0.5)
     classes = spaces[space]
     means = (1 - mix) * prototypes[pair[0], classes] + mix * prototypes[pair[1], classes]
     noise = jax.random.normal(keys[3], (count, size, d))
-    points = means[:, jnp.arange(size) % PER_TASK] + noise * (6.0 / np.sqrt(d))
+    points = means[:, jnp.arange(size) % PER_TASK] + noise * (NOISE / np.sqrt(d))
     vectors = means + jax.random.normal(keys[4], means.shape) * 0.3
-    vectors = _as_stored(vectors - vectors.mean(axis=1, keepdims=True), vector_type)
-    weights = jnp.full((count, size), 1 / size, jnp.float32)
-    scales = jnp.ones(count)
-    if storage == "int8":
-        scales = jnp.abs(points).max(axis=(1, 2)) / 127.0
-        points = jnp.rint(points / scales[:, None, None])
-    points = _as_stored(points, point_type)
-    values = decode_points(points, scales)
-    terms = jax.lax.map(
-        lambda one: square_norm(kernel, *one), (values, weights), batch_size=min(count, 256)
-    )
-    empty = jnp.zeros((count, PER_TASK, 0))
-    rows = {
+    drawn = {
         "points": points,
-        "scales": scales,
-        "square_norms": jnp.square(values).sum(axis=2),
-        "weights": weights,
-        "self_terms": terms,
-        "class_vectors": vectors,
-        "class_grams": stored_gram(vectors),
-        "class_bias": jnp.zeros((count, PER_TASK)),
+        "weights": jnp.full((count, size), 1 / size, jnp.float32),
+        "class_vectors": vectors - vectors.mean(axis=1, keepdims=True),
         "class_ids": classes,
-        "probe_weights": empty.astype(vector_type),
-        "probe_bias": jnp.zeros((count, PER_TASK)),
-        "probe_chances": empty.astype(jnp.uint8),
-        "has_probe": jnp.zeros(count),
-        "hidden_maps": jnp.zeros((count, 0, d), vector_type),
     }
+    rows = {}
+    for name, one in SCHEMA.items():
+        if one.per_row:
+            value = drawn.get(name, jnp.zeros([0] * len(one.axes)))
+            shape = layout.shape(one.axes, count)
+            widths = [(0, new - old) for old, new in zip(value.shape, shape, strict=True)]
+            rows[name] = jnp.pad(value, widths, constant_values=one.fill)
+    rows["scales"] = jnp.ones(rows["scales"].shape)
+    if precision == "int8":
+        largest = jnp.abs(rows["points"]).max(axis=2)
+        rows["scales"] = jnp.where(largest > 0, largest / 127.0, 1.0)
+        rows["points"] = jnp.rint(rows["points"] / rows["scales"][..., None])
+    rows = {name: _as_stored(value, SCHEMA[name].kind, precision) for name, value in rows.items()}
+    values = decode_points(rows["points"], rows["scales"])
+    rows["square_norms"] = jnp.square(values).sum(axis=2)
+    rows["self_terms"] = jax.lax.map(
+        lambda one: square_norm(kernel, *one),
+        (values, rows["weights"]),
+        batch_size=min(count, 256),
+    )
+    rows["class_grams"] = stored_gram(rows["class_vectors"])
     return rows, space
 
 
@@ -85,43 +100,47 @@ def make_on_device(
     world: World,
     count: int,
     *,
-    storage: str = "float32",
+    precision: str = "float32",
     size: int = 50,
     progress: Callable[[int, int], None] | None = None,
-) -> Market:
+) -> js.Market:
     """Return a market of `count` made learnwares without spare rows, on the default device.
 
     Args:
         world: what they are drawn from.
         count: learnwares.
-        storage: a key of `STORAGES`.
+        precision: "float32", "bfloat16" or "int8".
         size: points per learnware.
         progress: called with (learnwares done, learnwares).
     """
-    held = Storage(storage)
-    held.names = {f"class {c}": c for c in range(int(world.spaces.max()) + 1)}
+    layout = Layout.for_sizes(size, PER_TASK, world.dimension, 0, representation=False)
+    origin = np.zeros(world.dimension, np.float32)
+    grown = GrowingArrays(world.space, precision, None, origin, with_landmarks=False)
+    # The numbers of the class names are then those of the world's classes.
+    grown.ledger.number_names([f"class {c}" for c in range(int(world.spaces.max()) + 1)])
     drawn_from = (jnp.asarray(world.prototypes), jnp.asarray(world.spaces, jnp.int32))
-    kernel = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), world.kernel)
-    facts = [
-        Facts(tuple(f"class {c}" for c in classes), size, 1000, FORMAT_VERSION)
-        for classes in world.spaces
+    entries = [
+        Entry(class_names(world, space), size, EXAMPLES, FORMAT_VERSION) for space in range(SPACES)
     ]
     block = max(1, min(count, BLOCK_BYTES // (4 * size * world.dimension)))
     blocks = next(n for n in range(-(-count // block), count + 1) if count % n == 0)
     block = count // blocks  # one length for all blocks, so that one compilation serves them
-    rows: dict[str, Any] | None = None
+    fills = {name: one.fill for name, one in SCHEMA.items()}
+    rows = empty_rows(layout.empty(1, precision), fills, count, None)
     for i in range(blocks):
-        key = jax.random.fold_in(jax.random.key(1), i)
-        new, spaces = _rows(key, drawn_from, kernel, count=block, size=size, storage=storage)
-        if rows is None:
-            rows = allocate({name: value[:1] for name, value in new.items()}, count)
+        new, spaces = _rows(
+            jax.random.fold_in(jax.random.key(1), i),
+            drawn_from,
+            grown.making.kernel,
+            count=block,
+            size=size,
+            layout=layout,
+            precision=precision,
+        )
         rows = write_rows(rows, i * block, new)
         for place, space in enumerate(np.asarray(spaces)):
-            held.enter(f"learnware {i * block + place}", facts[space])
+            grown.ledger.enter(f"learnware {i * block + place}", entries[space])
         if progress is not None:
             progress((i + 1) * block, count)
-    d = world.dimension
-    nothing = {"landmarks": jnp.zeros((0, d)), "white": jnp.zeros((0, 0)), "origin": jnp.zeros(d)}
-    on_device = jax.tree.map(jnp.asarray, kernel)
-    held.arrays = MarketArrays(**(rows or {}), **nothing, kernel=on_device)
-    return Market(held, count, frozenset(), kernel, "made")
+    grown.place(rows)
+    return js.Market.from_parts(grown, count)

@@ -185,7 +185,7 @@ def _batches(world: World, count: int, probe: bool, size: int, seed: int) -> Ite
             weights=vectors.swapaxes(1, 2),
             bias=bias,
             class_names=[f"class {one}" for one in world.spaces[space]],
-            probe=proxies,
+            probe_proxy=proxies,
         )
         start += number
 

@@ -27,9 +27,9 @@ from benchmarks.markets.device_market import make_on_device
 from benchmarks.records import progress, write_record
 from benchmarks.speed.timing import time_call
 from jaxspec.kernels import distances
-from jaxspec.market.arrays import ROW_FIELDS, decode_points
-from jaxspec.matching.match import stack_users
-from jaxspec.scoring.embedding_pass import embedding_products, pack_columns
+from jaxspec.market import ROW_ARRAYS, decode_points
+from jaxspec.matching import stack_users
+from jaxspec.scoring import embedding_products, pack_columns
 from jaxspec.scoring.pallas_pass import Blocks, fused_products
 
 CASES = (
@@ -81,12 +81,12 @@ def by_gram(arrays: Any, users: Any) -> Any:
 
 def measure(case: tuple[int, int, str], sizes: tuple[Blocks | None, ...]) -> dict[str, Any]:
     """Return the times of one market by every way, fastest first."""
-    count, dimension, storage = case
+    count, dimension, precision = case
     world = made_market.make_world(dimension)
-    market = make_on_device(world, count, storage=storage)
-    stacked = stack_users(market, made_market.make_users(world, 1, seed=3))
-    users = jax.tree.map(jnp.asarray, stacked)
-    few = {name: getattr(market.arrays, name)[:COMPARED] for name in ROW_FIELDS}
+    market = make_on_device(world, count, precision=precision)
+    asking = made_market.make_users(world, 1, seed=3)
+    users = jax.tree.map(jnp.asarray, stack_users(market, asking, np.ones(1, bool)))
+    few = {name: getattr(market.arrays, name)[:COMPARED] for name in ROW_ARRAYS}
     first = dataclasses.replace(market.arrays, **few)
     expected = np.asarray(by_gram(first, users))[: min(COMPARED, count)]
     interpret = jax.default_backend() != "gpu"

@@ -120,8 +120,8 @@ def renamed(users: Users) -> Users:
 def made(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     """Measure a market whose distributions differ by a shift."""
     world, count = made_market.make_world(), 2000 if options.quick else options.learnwares
-    storage = "float32" if count < 500_000 else "int8"
-    market = made_market.make_market(world, count, storage=storage, spare=0.0)
+    precision = "float32" if count < 500_000 else "int8"
+    market = made_market.make_market(world, count, precision=precision, spare=0.0)
     users = made_market.make_users(world, options.users, seed=3)
     groups = {"direct": users, "other names": renamed(users)}
     yield "made", measure(market, groups, options.repeats)

@@ -9,7 +9,7 @@ Cases; the learnwares are made (`benchmarks.markets.made_market`), m = m_T = 50:
     exact      large markets, 1 and 16 users: the embeddings ("rkme") and the default score, beside
                the bound of this machine. On processors M = 100,000, d = 64 in float32; on
                accelerators the markets of `ON_ACCELERATORS`, up to M = 10^6, d = 512, drawn there
-    storage    the market of 100,000 in bfloat16 and int8: bytes, time, change of the ranking
+    precision  the market of 100,000 in bfloat16 and int8: bytes, time, change of the ranking
     growth     time against M, m, d and Q, with fitted exponents
     million    10^6 learnwares in int8 on this machine: bytes held, peak memory, time of a query
 
@@ -47,12 +47,12 @@ class Case(NamedTuple):
 
     learnwares: int
     dimension: int
-    storage: str
+    precision: str
 
     @property
     def name(self) -> str:
         """The sizes as text."""
-        return f"M={self.learnwares} d={self.dimension} {self.storage}"
+        return f"M={self.learnwares} d={self.dimension} {self.precision}"
 
 
 ON_PROCESSORS = (Case(100_000, DIMENSION, "float32"),)
@@ -160,7 +160,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     world = made_market.make_world(case.dimension)
     make = made_market.make_market if on_processor() else make_on_device
     began = time.perf_counter()
-    market = make(world, case.learnwares, storage=case.storage)
+    market = make(world, case.learnwares, precision=case.precision)
     jax.block_until_ready(market.arrays)
     record: dict[str, Any] = {"make_s": time.perf_counter() - began, "bytes": market.nbytes}
     users = made_market.make_users(world, 16)
@@ -188,24 +188,24 @@ def bounds(case: Case, users: int) -> dict[str, float]:
 
     By the measured rates of this machine for products in float32 and exponentials, one after the
     other; by one reading of the stored points; and, where the vendor publishes it, by the peak rate
-    of products in the precision of the storage.
+    of products in the precision of the market.
     """
     sizes = {"points": POINTS, "user_points": POINTS}
     found = machine.bound_seconds(case.learnwares, users, case.dimension, repeats=3, **sizes)
     record = {"measured, float32": found.seconds}
     if on_processor():
         return record
-    stored = case.learnwares * POINTS * (case.dimension * ITEM_BYTES[case.storage] + 8.0)
+    stored = case.learnwares * POINTS * (case.dimension * ITEM_BYTES[case.precision] + 8.0)
     record["measured, points read once"] = stored / machine.memory_rate(repeats=3).best
     peaks = machine.peaks_of(jax.devices()[0].device_kind)
-    peak = getattr(peaks, "int8" if case.storage == "int8" else "bfloat16", None)
+    peak = getattr(peaks, "int8" if case.precision == "int8" else "bfloat16", None)
     if peak:
         flops = 2.0 * case.learnwares * POINTS * POINTS * users * case.dimension
         record["published, one product per pair of points"] = flops / (peak * 1e12)
     return record
 
 
-def storage(options: argparse.Namespace) -> dict[str, Any]:
+def precision(options: argparse.Namespace) -> dict[str, Any]:
     """Compare the low precisions with float32: bytes, times and rankings."""
     world = made_market.make_world(DIMENSION)
     market = made_market.make_market(world, 2000 if options.quick else 100_000)
@@ -273,7 +273,7 @@ def million(options: argparse.Namespace) -> dict[str, Any]:
         if done % 65536 < 1024 or done == total:
             progress(f"making {done} of {total} learnwares")
 
-    market = made_market.make_market(world, count, storage="int8", spare=0.0, progress=told)
+    market = made_market.make_market(world, count, precision="int8", spare=0.0, progress=told)
     made = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     user = made_market.make_users(world, 1)[0]
@@ -284,7 +284,7 @@ def million(options: argparse.Namespace) -> dict[str, Any]:
     rows = time_in_turns(calls, min(2, options.repeats))
     return {
         "learnwares": count,
-        "storage": "int8",
+        "precision": "int8",
         "bytes": market.nbytes,
         "peak_bytes_of_the_process_when_made": peak,
         "make_s": made,
@@ -295,7 +295,7 @@ def million(options: argparse.Namespace) -> dict[str, Any]:
 CASES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "small": small,
     "exact": exact,
-    "storage": storage,
+    "precision": precision,
     "growth": growth,
     "million": million,
 }

@@ -40,22 +40,31 @@ from benchmarks.speed.scaling import (
     milliseconds_of,
 )
 from benchmarks.speed.timing import time_in_turns
-from jaxspec.files.reader import Blocks, Folder
-from jaxspec.market.arrays import ROW_FIELDS
-from jaxspec.stream.blocks import CLASSES, EMBEDDING
-from jaxspec.stream.stream import BLOCK_BYTES
+from jaxspec.market import ROW_ARRAYS
+from jaxspec.matching import prepare_query
+from jaxspec.stream.blocks import StreamedGroup, passes_of
+from jaxspec.stream.stream import block_size
 
 MODULE = "benchmarks.speed.streaming"
 PARTS = 4  # a block is one of so many parts of the market, beside the default
-STORAGES, CACHES = ("float32", "int8"), ("warm", "cold")
+PRECISIONS, CACHES = ("float32", "int8"), ("warm", "cold")
 TIMES = ("open", "read", "score", "stream")
 
 
-def read_alone(folder: Folder, names: tuple[str, ...], size: int) -> None:
+def arrays_read(folder: js.MarketFolder, users: list[Any], query: str) -> tuple[str, ...]:
+    """Return which arrays the stream reads for a query, all in its only pass."""
+    method, count = QUERIES[query]
+    groups = prepare_query(folder, users[:count], k=BEST, method=method).groups()
+    represented = folder.has_array("hidden_maps")
+    (names,) = passes_of([StreamedGroup(one, folder.probed, represented) for one in groups])
+    return names
+
+
+def read_alone(folder: js.MarketFolder, names: tuple[str, ...], size: int) -> None:
     """Read arrays as the stream does, block by block and one ahead, and do nothing with them."""
-    blocks = Blocks(folder, names, size)
+    blocks = folder.blocks(names, size)
     blocks.start(0)
-    for first in range(0, len(folder.market), size):
+    for first in range(0, len(folder), size):
         blocks.wait()
         blocks.start(first + size)
 
@@ -71,22 +80,24 @@ def forget(path: Path) -> None:
 def stream_times(job: Record) -> Record:
     """Save a market and time the stream beside its parts: {query, cache, block: record}."""
     path, users, found = Path(job["path"]), made_users(), {}
-    made_learnwares(job["learnwares"], storage=job["storage"]).save(path)
-    market, folder, on_disk = js.Market.load(path), Folder(path, False), js.MarketFolder(path)
+    made_learnwares(job["learnwares"], precision=job["precision"]).save(path)
+    market, folder = js.Market.load(path), js.MarketFolder(path)
+
+    def ask(query: str, size: int) -> list[tuple[str, ...]]:
+        return best_ids(js.MarketFolder(path, block_size=size or None), users, query)
+
     for query in job["queries"]:
-        # What the stream reads in one pass of a market without probe proxies.
-        names = EMBEDDING if query.startswith("rkme") else (*EMBEDDING, *CLASSES)
-        default = BLOCK_BYTES // folder.row_bytes(names)
-        ask = partial(best_ids, on_disk, users, query)
+        names = arrays_read(folder, users, query)
+        default = block_size(folder, [names])
         wanted = best_ids(market, users, query)
         calls: dict[str, Callable[[int], Any]] = {
-            "open": lambda _: Folder(path, False),
+            "open": lambda _: js.MarketFolder(path),
             "score": lambda _, query=query: best_ids(market, users, query),
         }
         for size in job["blocks"]:
             read = partial(read_alone, folder, names, size or default)
             calls[f"read {size}"] = lambda _, read=read: read()
-            calls[f"stream {size}"] = lambda _, ask=ask, size=size: ask(block_size=size or None)
+            calls[f"stream {size}"] = lambda _, query=query, size=size: ask(query, size)
         for cache in CACHES:
             progress(f"{query}, {cache}")
             before = partial(forget, path) if cache == "cold" else lambda: None
@@ -96,36 +107,37 @@ def stream_times(job: Record) -> Record:
                 parts = {name: times.get(name) or times[f"{name} {size}"] for name in TIMES}
                 begin, read_s, score, stream = (parts[name]["min_s"] for name in TIMES)
                 overlap = (begin + read_s + score - stream) / min(read_s, score)
-                same = ask(block_size=size or None) == wanted
+                same = ask(query, size) == wanted
                 found[f"{query}, {cache}, {size}"] = {**parts, "overlap": overlap, "same_ids": same}
     return found
 
 
 def stream_peak(job: Record) -> Record:
     """Stream once; return the peak memory of the process before and after, in bytes."""
-    user, folder = made_users()[0], Folder(Path(job["path"]), False)
+    user = made_users()[0]
+    folder = js.MarketFolder(job["path"], block_size=job["block"] or None)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    js.match(js.MarketFolder(job["path"]), user, k=BEST, block_size=job["block"] or None)
+    js.match(folder, user, k=BEST)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    rows = folder.row_bytes(ROW_FIELDS) * len(folder.market)
+    rows = folder.row_bytes(ROW_ARRAYS) * len(folder)
     return {"before": before, "peak": after, "above": after - before, "rows": rows}
 
 
-def measure(settings: Record, storage: str) -> Record:
-    """Measure a market of one storage on disk."""
+def measure(settings: Record, precision: str) -> Record:
+    """Measure a market of one precision on disk."""
     with tempfile.TemporaryDirectory() as folder:
-        job = {**settings, "storage": storage, "path": str(Path(folder) / "market")}
-        progress(f"times, {storage}")
+        job = {**settings, "precision": precision, "path": str(Path(folder) / "market")}
+        progress(f"times, {precision}")
         (times,) = run_children(MODULE, "stream_times", [job])
         memory = {}
         for size in settings["blocks"]:
-            progress(f"peak memory, {storage}, blocks of {size}")
+            progress(f"peak memory, {precision}, blocks of {size}")
             (memory[str(size)],) = run_children(MODULE, "stream_peak", [{**job, "block": size}])
     return {"settings": settings, "times": times, "memory": memory}
 
 
-def show(storage: str, found: Record, machine: Record) -> None:
-    """Print what was measured for one storage."""
+def show(precision: str, found: Record, machine: Record) -> None:
+    """Print what was measured for one precision."""
     count, repeats = found["settings"]["learnwares"], found["settings"]["repeats"]
     rows = [
         [
@@ -139,22 +151,22 @@ def show(storage: str, found: Record, machine: Record) -> None:
     ]
     headers = ["query, cache, block", *TIMES, "overlap", "cores busy", "same ids"]
     how = f"ms, minimum / median of {repeats}; {machine['cores']} cores"
-    print_table(f"{storage}: {count} learnwares, {how}", headers, rows)
+    print_table(f"{precision}: {count} learnwares, {how}", headers, rows)
     memory = found["memory"].items()
     rows = [[size, *(f"{held / 2**20:.0f}" for held in one.values())] for size, one in memory]
     headers = ["block", "before the stream", "peak", "above", "rows of the market"]
-    print_table(f"{storage}: peak resident MiB; default score, 1 user", headers, rows)
+    print_table(f"{precision}: peak resident MiB; default score, 1 user", headers, rows)
 
 
 def main() -> None:
-    """Measure the storages that are asked for."""
+    """Measure the precisions that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--storages", nargs="+", choices=STORAGES, default=list(STORAGES))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--learnwares", type=int, help="20,000, or 1,000 with --quick")
     parser.add_argument("--repeats", type=int, help="5, or 3 with --quick")
     parser.add_argument("--queries", nargs="+", choices=list(QUERIES), default=list(QUERIES))
     parser.add_argument("--quick", action="store_true", help="small, first and last query")
-    parser.add_argument("--output", type=Path, help="JSON; storages not asked for stay")
+    parser.add_argument("--output", type=Path, help="JSON; precisions not asked for stay")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -172,11 +184,11 @@ def main() -> None:
         "k": BEST,
     }
     machine = machine_of_children(MODULE)
-    for storage in options.storages:
-        found = measure(settings, storage)
-        show(storage, found, machine)
+    for precision in options.precisions:
+        found = measure(settings, precision)
+        show(precision, found, machine)
         if options.output:
-            merge_results(options.output, {storage: found})
+            merge_results(options.output, {precision: found})
 
 
 if __name__ == "__main__":

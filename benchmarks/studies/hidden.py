@@ -45,15 +45,16 @@ from benchmarks.studies.study_data import (
     users_of,
 )
 from benchmarks.studies.study_report import aggregate
-from jaxspec.applications import scenario
+from jaxspec.applications import heads, scenario
 from jaxspec.kernels import lift
-from jaxspec.specify import RANK, RIDGE, fit_representation
+from jaxspec.specify import RANK, fit_representation
 
 SETTINGS = ("hetero-fine-tuning", "homo-fine-tuning")
 COLUMNS = tuple((setting, regime) for setting in SETTINGS for regime in REGIMES)
 PENALTIES = (0.03, 0.1, 0.3)
 WEIGHTS = (1.0, 2.0, 4.0)
 DEFAULT = (0.1, 2.0)  # jaxspec's penalty and w
+RIDGE = 1e-2  # relative to the mean variance, as of `fit_representation`
 LIFTED_RIDGE = 1e-4  # absolute, since phi(z) has about unit norm
 BASELINES = ("rkme", "closeness alone", "outputs (probe proxy)")
 OUTPUTS = BASELINES[-1]
@@ -131,11 +132,11 @@ def score_market(data: StudyData, seed: int, truth: Any) -> dict[str, Any]:
     """Return {setting: {regime: {score: metrics}}} of one market."""
     market = draw(data, seed)
     developers, probe_rows, z = market.developers, market.probe_rows, market_features(data)
-    trained = scenario.train_heads(data.features, developers, seed=seed)
+    trained = heads.train_heads(data.features, developers, seed=seed)
     parameters = jax.tree.map(np.asarray, trained)
 
     def hidden(model: int, rows: np.ndarray) -> np.ndarray:
-        return scenario.hidden_features(parameters, model, data.features[rows])
+        return heads.hidden_features(parameters, model, data.features[rows])
 
     own = [(z[one.rows], hidden(m, one.rows)) for m, one in enumerate(developers)]
     if not np.allclose([values for _, values in own], truth["hidden"], rtol=1e-2, atol=1e-2):

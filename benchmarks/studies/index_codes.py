@@ -31,11 +31,11 @@ from benchmarks.markets import made_market, made_shapes
 from benchmarks.records import merge_results, print_table, progress
 from benchmarks.studies.index_encodings import BY_CLASSES, BY_CLOSENESS, Encoding, Rows, lift_of
 from jaxspec.base import pad_to
-from jaxspec.index.filter import PSEUDO_USERS, TOP, fit_weights, pseudo_users
-from jaxspec.market.arrays import ROW_FIELDS
-from jaxspec.market.builder import spaced
-from jaxspec.matching.match import stack_users
-from jaxspec.scoring.types import UserArrays
+from jaxspec.index.filter import PSEUDO_USERS, TOP, fit_weights, make_pseudo_users
+from jaxspec.kernels import inner_product
+from jaxspec.market import ROW_ARRAYS, evenly_spaced
+from jaxspec.matching import stack_users
+from jaxspec.scoring import UserArrays
 
 Array = Any
 BLOCK = 256  # learnwares that are encoded at a time
@@ -105,11 +105,11 @@ def chamfer(rows: Rows, users: UserArrays) -> np.ndarray:
 
 def exact_of(market: js.Market, users: Sequence[js.UserSpecification], norms: np.ndarray) -> Exact:
     """Score every learnware for all users; `norms` (M,) are the squared norms of the market."""
-    kernel, parts = market.space.kernel, []
+    kernel, parts = market.kernel, []
     found = js.match(market, list(users), reuse="direct", label_spaces="homogeneous")
     for user, one in zip(users, found, strict=True):
         own = user.reduced_set
-        norm = float(js.inner_product(kernel, own, own))
+        norm = float(inner_product(kernel, own, own))
         near = (norms + norm - one.squared_mmd) / (2 * np.sqrt(norms * norm))
         has = one.class_map >= 0
         alike = np.where(has, one.class_similarity, 0).sum(axis=1) / len(user.class_names)
@@ -164,14 +164,14 @@ def summary(
 
 def compare(market: js.Market, users: Sequence[js.UserSpecification]) -> dict[str, Any]:
     """Return the rows of both tables, {aim: {encoding: summary}}."""
-    rows = {name: np.asarray(getattr(market.arrays, name))[market.rows] for name in ROW_FIELDS}
+    rows = {name: np.asarray(getattr(market.arrays, name))[market.rows] for name in ROW_ARRAYS}
     norms = rows["self_terms"]
-    acting = spaced(market.slots, PSEUDO_USERS)
+    acting = evenly_spaced(market.slots, PSEUDO_USERS)
     shown = ~np.isin(market.slots, acting)
-    people = (users, pseudo_users(market, acting))
+    people = (users, make_pseudo_users(market, acting))
     judges, pseudo = (exact_of(market, group, norms) for group in people)
     pseudo = Exact(*(one[:, shown] for one in pseudo))
-    stacked = [stack_users(market, group, label_spaces="homogeneous") for group in people]
+    stacked = [stack_users(market, group, np.ones(len(group), bool)) for group in people]
     near: dict[str, list[Products]] = {}
     for name, makers in BY_CLOSENESS.items():
         progress(name)

@@ -26,16 +26,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxspec as js
-from jaxspec.index.codes import encoder_of
-from jaxspec.index.encoder import EMBEDDING, encode_users, pieces_of
+from jaxspec.index.codes import Codes
+from jaxspec.index.encoder import EMBEDDING, code_parts, encode_users
 from jaxspec.kernels import whitening
-from jaxspec.market.calibration import witness
-from jaxspec.scoring.types import UserArrays
+from jaxspec.market import witness
+from jaxspec.scoring import UserArrays
 
 __all__ = ["BY_CLASSES", "BY_CLOSENESS", "Encoding", "Rows", "lift_of"]
 
@@ -53,9 +52,9 @@ class Encoding(NamedTuple):
 
 def ours(market: js.Market, rows: Rows, seed: int, *, piece: slice) -> Encoding:
     """Return a part of the codes of the library: eigenfunctions, or the sketch of class names."""
-    encoder = jax.tree.map(jnp.asarray, encoder_of(market))
+    encoder = Codes(market).encoder
     return Encoding(
-        lambda block: jnp.concatenate(pieces_of(encoder, market.kernel, block), 1)[:, piece],
+        lambda block: jnp.concatenate(code_parts(encoder, market.kernel, block), 1)[:, piece],
         lambda users: jnp.concatenate(encode_users(encoder, market.arrays, users), 1)[:, piece],
     )
 

@@ -36,7 +36,7 @@ from benchmarks.studies.study_data import (
     users_of,
 )
 from benchmarks.studies.truth import trained_nets, truth_folder
-from jaxspec.applications import scenario
+from jaxspec.applications import heads, scenario
 from jaxspec.specify import fit_probe_proxies
 
 
@@ -95,14 +95,14 @@ class Models:
         """Train the models of a market, or read them from the file `nets`."""
         self.kind, self.data = kind, data
         if kind == "heads":
-            self.parameters = scenario.train_heads(data.features, market.developers, seed=seed)
+            self.parameters = heads.train_heads(data.features, market.developers, seed=seed)
         else:
             self.parameters = trained_nets(data, market, seed, nets)
 
     def __call__(self, model: int, features: Any, images: Any) -> np.ndarray:
         """Return the class probabilities of one model."""
         if self.kind == "heads":
-            return scenario.predict(self.parameters, model, features)
+            return heads.predict(self.parameters, model, features)
         return scratch.predict_scratch(self.parameters, model, images)
 
     def rows(self, model: int, rows: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ def specify_variant(
         if variant.own:
             inputs, targets = np.concatenate([inputs, features]), np.concatenate([targets, answers])
         (proxy,) = fit_probe_proxies(kernel, space.landmarks, space.whitening, inputs, [targets])
-        made.append(dataclasses.replace(one, probe=proxy, space_digest=space.digest))
+        made.append(dataclasses.replace(one, probe_proxy=proxy, space_digest=space.digest))
     return space, made
 
 
@@ -163,7 +163,7 @@ def proxy_probabilities(
     space: js.Space, specifications: list[js.Specification], user: js.UserSpecification
 ) -> np.ndarray:
     """Return class probabilities (models, n, C) of the probe proxies, or of the linear ones."""
-    if specifications[0].probe is not None:
+    if specifications[0].probe_proxy is not None:
         return probe_outputs(space, specifications, [user])[0]
     points = np.asarray(user.reduced_set.points)
     proxies = [one.proxy for one in specifications]
@@ -182,7 +182,7 @@ def one_market(data: StudyData, seed: int, options: Any) -> dict[str, Any]:
     answers = [models.rows(m, developers[m].rows) for m in count]
     examples = np.stack([[models.rows(m, user.rows) for m in count] for user in users])
     if options.models == "heads":
-        tests, brute = scenario.direct_truth(models.parameters, market, data.features)
+        tests, brute = heads.direct_truth(models.parameters, market, data.features)
     else:
         tests, brute = scratch.scratch_truth(models.parameters, market, data.images)
     others = ~np.eye(len(users), dtype=bool)

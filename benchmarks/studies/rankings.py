@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 import jaxspec as js
 from benchmarks.studies.rivals import h_score, leep, logme, nce
-from jaxspec.applications import scenario
+from jaxspec.applications import heads
 from jaxspec.kernels import lift
 
 __all__ = [
@@ -90,7 +90,7 @@ def probe_outputs(
     points = np.stack([np.asarray(user.reduced_set.points) for user in users])
     flat = points.reshape(-1, points.shape[-1])
     lifted = np.asarray(lift(space.kernel, space.landmarks, space.whitening, flat))
-    probes = [one.probe for one in specifications]
+    probes = [one.probe_proxy for one in specifications]
     weights, bias = (np.stack([getattr(p, name) for p in probes]) for name in ("weights", "bias"))
     logits = lifted @ weights + bias[:, None]
     return softmax(logits.reshape(len(probes), *points.shape[:2], -1).swapaxes(0, 1))
@@ -134,7 +134,7 @@ def brute_force(outputs: np.ndarray, tasks: Any, developers: Any) -> np.ndarray:
     def one(probabilities: np.ndarray, developer: Any, task: Any) -> float:
         names, own = task.space.names, developer.space.names
         if set(names) & set(own):
-            right = scenario.direct_accuracy(probabilities, own, task.labels, names)
+            right = heads.direct_accuracy(probabilities, own, task.labels, names)
             return float(right.mean())
         table = np.zeros((len(own), len(names)))
         np.add.at(table, (probabilities.argmax(axis=1), task.labels), 1.0)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.studies.reuse --cache DIR --markets 20 --output reuse.json
 
-draws markets of trained heads on Fashion-MNIST in 11 contexts (`jaxspec.applications.scenario`) and
+draws markets of trained heads on Fashion-MNIST in 11 contexts (`jaxspec.applications.heads`) and
 measures, on fresh test pictures:
 
     direct use     22 users per market, without their own learnware: the model with the best score
@@ -40,7 +40,7 @@ from benchmarks.studies.study_data import (
     users_of,
 )
 from jaxspec import evaluation, reuse
-from jaxspec.applications import scenario
+from jaxspec.applications import heads, scenario
 
 SHORT_LISTS = (1, 3, 5)
 WIDTH = scenario.MARKET_DIMENSION
@@ -63,12 +63,12 @@ def short_lists(
     market: js.Market, drawn: scenario.MarketDraw, specs: list[Any], parameters: Any, data: Array
 ) -> dict[str, float]:
     """Return the mean test accuracy of every way to choose one model for direct use."""
-    tests, brute = scenario.direct_truth(parameters, drawn, data)
+    tests, brute = heads.direct_truth(parameters, drawn, data)
     number = {developer.name: i for i, developer in enumerate(drawn.developers)}
     found: dict[str, list[float]] = {}
 
     def model(learnware: str, rows: np.ndarray) -> np.ndarray:
-        return scenario.predict(parameters, number[learnware], data[rows])
+        return heads.predict(parameters, number[learnware], data[rows])
 
     for q, (user, spec) in enumerate(zip(drawn.users, specs, strict=True)):
         others = market.remove([user.name])
@@ -97,13 +97,13 @@ def strangers(
     market: js.Market, drawn: scenario.MarketDraw, specs: list[Any], parameters: Any, data: Array
 ) -> dict[str, dict[str, float]]:
     """Return {regime: {method: mean test accuracy}} of users with classes of their own."""
-    tuned = scenario.fine_tuning_truth(parameters, drawn.developers, drawn.strangers, data)
+    tuned = heads.fine_tuning_truth(parameters, drawn.developers, drawn.strangers, data)
     layer = jax.tree.map(np.asarray, parameters["params"]["layers_0"])
     number = {developer.name: i for i, developer in enumerate(drawn.developers)}
     found: dict[str, dict[str, list[float]]] = {"seen": {}, "unseen": {}}
 
     def model(learnware: str, rows: np.ndarray) -> np.ndarray:
-        return scenario.predict(parameters, number[learnware], data[rows])
+        return heads.predict(parameters, number[learnware], data[rows])
 
     for q, (user, spec) in enumerate(zip(drawn.strangers, specs, strict=True)):
         examples, tests = data[user.rows], data[user.test_rows]
@@ -157,11 +157,11 @@ def measure(data: StudyData, seed: int) -> dict[str, Any]:
     """Return everything measured on the market of one seed."""
     drawn, z = draw(data, seed), market_features(data)
     developers, probe_rows = drawn.developers, drawn.probe_rows
-    parameters = scenario.train_heads(data.features, developers, seed=seed)
+    parameters = heads.train_heads(data.features, developers, seed=seed)
 
     def outputs(rows_of: Any) -> list[np.ndarray]:
         return [
-            scenario.predict(parameters, m, data.features[rows_of(one)])
+            heads.predict(parameters, m, data.features[rows_of(one)])
             for m, one in enumerate(developers)
         ]
 

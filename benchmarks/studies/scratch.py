@@ -1,6 +1,6 @@
 """The second kind of models of the studies: small convolutional nets, trained on the pictures.
 
-Unlike the heads of `jaxspec.applications.scenario` they share nothing with the feature extractor.
+Unlike the heads of `jaxspec.applications.heads` they share nothing with the feature extractor.
 Their training, prediction, and truth about direct use and fine-tuning live here, in the forms that
 `scenario` gives for heads. May be called: all of `__all__`. From the shell, ``python -m
 benchmarks.studies.scratch --cache DIR`` trains the nets of one market and prints accuracies and
@@ -27,13 +27,8 @@ import optax
 
 from benchmarks.datasets.fashion import load_cache
 from benchmarks.records import write_record
-from jaxspec.applications.scenario import (
-    Developer,
-    MarketDraw,
-    User,
-    direct_accuracy,
-    draw_market,
-)
+from jaxspec.applications.heads import direct_accuracy
+from jaxspec.applications.scenario import Developer, MarketDraw, User, draw_market
 
 __all__ = [
     "hidden_scratch",
@@ -266,7 +261,7 @@ def scratch_truth(
         progress: called with (models done, models).
 
     Returns:
-        what `scenario.direct_truth` returns: for each user (models, tests) bool, whether the net is
+        what `heads.direct_truth` returns: for each user (models, tests) bool, whether the net is
         right on the test picture; and (users, models) the accuracy on the user's labelled examples.
     """
     asked = [np.concatenate([user.rows, user.test_rows]) for user in draw.users]

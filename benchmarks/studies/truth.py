@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.studies import scratch
 from benchmarks.studies.study_data import StudyData, draw
-from jaxspec.applications import scenario
+from jaxspec.applications import heads, scenario
 
 __all__ = ["SETTINGS", "hits_of", "is_measured", "measure_truth", "trained_nets", "truth_folder"]
 
@@ -48,9 +48,9 @@ def measure_truth(
     market = draw(data, seed)
     everyone = market.users + market.strangers
     if models == "heads":
-        parameters = scenario.train_heads(data.features, market.developers, seed=seed)
-        predict, hidden, inputs = scenario.predict, scenario.hidden_features, data.features
-        direct_truth, fine_tuning = scenario.direct_truth, scenario.fine_tuning_truth
+        parameters = heads.train_heads(data.features, market.developers, seed=seed)
+        predict, hidden, inputs = heads.predict, heads.hidden_features, data.features
+        direct_truth, fine_tuning = heads.direct_truth, heads.fine_tuning_truth
     else:
         assert data.images is not None, "images: expected pictures, got None"
         parameters = trained_nets(data, market, seed, path.with_name(f"nets-{seed}.npz"))

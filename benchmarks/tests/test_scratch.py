@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.studies import scratch
-from jaxspec.applications.scenario import Developer, LabelSpace, MarketDraw, User, direct_truth
+from jaxspec.applications.heads import direct_truth
+from jaxspec.applications.scenario import Developer, LabelSpace, MarketDraw, User
 
 NAMES = ("top", "bottom", "middle")
 COUNT = 96
@@ -124,7 +125,7 @@ def test_augmentation_shifts_and_mirrors():
 
 def test_truth_is_that_of_the_scenario(params, draw, images, monkeypatch):
     tests, brute = scratch.scratch_truth(params, draw, images)
-    monkeypatch.setattr("jaxspec.applications.scenario.predict", scratch.predict_scratch)
+    monkeypatch.setattr("jaxspec.applications.heads.predict", scratch.predict_scratch)
     expected, expected_brute = direct_truth(params, draw, images)
     for hits, other in zip(tests, expected, strict=True):
         np.testing.assert_array_equal(hits, other)
