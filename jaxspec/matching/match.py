@@ -173,15 +173,24 @@ def _best_of_market(market: Market, query: Query) -> list[Match]:
         )
         count = min(query.k, available)
         for row, place in enumerate(group.places):
-            kept = jax.tree.map(lambda leaf, row=row, count=count: leaf[row, :count], scores)
+            # An own score may be no number: those rows come last, among rows without a learnware.
+            scored = int((scores.scores[row, :count] > -np.inf).sum())
+            kept = jax.tree.map(lambda leaf, row=row, count=scored: leaf[row, :count], scores)
+            left_out: tuple[str, ...] = ()
+            if scored < count:
+                left_out = (
+                    f"{available - scored} of {available} learnwares have no finite score and are "
+                    "left out.",
+                )
             matches[place] = query.match_of(
                 place,
                 market.ledger,
-                slots[row, :count],
+                slots[row, :scored],
                 kept.scores,
                 kept.squared_mmd,
                 kept.class_similarity,
                 kept.class_map,
+                left_out,
             )
     return [matches[place] for place in range(len(query.users))]
 

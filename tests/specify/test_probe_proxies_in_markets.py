@@ -82,7 +82,7 @@ def test_a_model_that_errs_on_the_users_examples_is_ranked_below():
         ("weights", lambda x: x[:, :3], r"probe_proxy.weights of shape \(200, 4\)"),
         ("weights", lambda x: x * jnp.nan, "finite numbers in probe_proxy.weights"),
         ("bias", lambda x: x[:3], r"probe_proxy.bias of shape \(4,\)"),
-        ("bias", lambda x: x + 1e30, "at most 1e.15 in probe_proxy.bias"),
+        ("bias", lambda x: x + 1e30, "numbers of at most 1e.15 in probe_proxy.bias"),
     ],
 )
 def test_a_probe_proxy_that_is_not_sound_is_refused_by_field(part, change, message):
