@@ -68,22 +68,27 @@ class Codes:
         self,
         market: Market,
         *,
-        encoder: Encoder | None = None,
+        like: Codes | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Encode all learnwares of a market, by an encoder that is fitted to it if none is given.
+        """Encode all learnwares of a market.
 
         Args:
             market: with at least one learnware.
-            encoder: of a market of which this one is a sample, or None.
+            like: codes whose encoder is taken, of a market of which this one is a part; None to fit
+                an encoder to this market.
             progress: called with (learnwares done, learnwares).
         """
         self.mesh = market.mesh
         self.filters: dict[Any, Any] = {}
         self.fitted_length, self.fitted_count = market.length, len(market)
         self.lock = threading.Lock()
-        self.encoder = replicated(fit_encoder(market) if encoder is None else encoder, self.mesh)
-        self._names: tuple[np.ndarray, np.ndarray, int] | None = None
+        if like is None:
+            count, encoder = len(market.ledger.names), fit_encoder(market)
+            self._names = (np.asarray(encoder.places), np.asarray(encoder.signs), count)
+        else:
+            self._names, encoder = like._names, like.encoder
+        self.encoder: Encoder = replicated(encoder, self.mesh)
         self._space_numbers: dict[tuple[str, ...], int] = {}
         self._table = np.full((8, market.shared.layout.classes), -1, np.int32)
         self._placed_table: Any = None
@@ -127,7 +132,7 @@ class Codes:
     def _draw_names(self, market: Market) -> None:
         """Draw places in the sketch for class names that are new."""
         names = market.ledger.names
-        if self._names is None or self._names[2] != len(names):
+        if self._names[2] != len(names):
             self._names = draw_names(names, self.encoder.places.shape[1], self._names)
             drawn: Any = replicated({"places": self._names[0], "signs": self._names[1]}, self.mesh)
             self.encoder = dataclasses.replace(self.encoder, **drawn)

@@ -131,7 +131,7 @@ def draw_names(
 
 
 def fit_encoder(market: Market) -> Encoder:
-    """Return an encoder that is fitted to an even sample of a market, with no class names yet.
+    """Return an encoder that is fitted to an even sample of a market.
 
     In a market that is spread over several processes, all of them call this.
     """
@@ -163,7 +163,7 @@ def fit_encoder(market: Market) -> Encoder:
     if len(landmarks):
         probe_map, user_map = _behaviour_maps(kernel, landmarks, np.asarray(arrays.whitening))
         width = BEHAVIOUR
-    places, signs, _ = draw_names((), width)
+    places, signs, _ = draw_names(market.ledger.names, width)
     parts = (anchors, projection, mean, probe_map, user_map, places, signs)
     return Encoder(*(jnp.asarray(one) for one in parts))
 

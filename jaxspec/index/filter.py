@@ -57,7 +57,7 @@ class FittedFilter:
     """The filter of one score, and what was measured with it.
 
     Attributes:
-        weights: of the numbers that `jaxspec.index.search.combine_features` returns.
+        weights: of the numbers that `jaxspec.index.search.feature_terms` returns.
         depths: ascending, how many of the first in the filter's order held the exact best `TOP` of
             each pseudo-user.
         length: slots that the market had: later ones were not looked at.
@@ -109,7 +109,7 @@ def pseudo_user_evidence(
     part = market
     if len(sampled) < len(market):
         part = market.sample(sampled)
-        codes = Codes(part, encoder=codes.encoder)
+        codes = Codes(part, like=codes)
     acting = evenly_spaced(part.slots, min(PSEUDO_USERS, max(len(part) // 4, 1)))
     users = make_pseudo_users(part, acting)
     shown = shown_learnwares(part, acting, by_name=by_name)

@@ -128,12 +128,8 @@ class Index:
 
         Raises:
             KeyError, TypeError: as `Market.remove`. Nothing is removed then.
-            ValueError: no learnware would be left.
         """
-        smaller = self.market.remove(ids)
-        if len(smaller) == 0:
-            raise ValueError("ids: expected to keep at least one learnware, got all ids")
-        return Index(smaller, self._codes)
+        return Index(self.market.remove(ids), self._codes)
 
     def _grown(self, market: Market) -> Index:
         """Return the index of a later version of the market."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FEATURES",
     "NEIGHBOURS",
-    "combine_features",
+    "feature_terms",
     "filter_features",
     "largest_of_all",
     "search",
@@ -127,7 +127,8 @@ def _search(
         alive = market.alive
         users, weights, always_from = unpack(asked, layout)
         features, near = _features(market, stored, encoder, table, users)
-        guesses = jnp.matmul(features, weights, precision="highest")
+        # Term by term, so that no array of all features is made.
+        guesses = sum(weights[i] * features[i] for i in range(FEATURES))
         always = _slots_of(jnp.arange(alive.shape[0]), axis) >= always_from
         guesses = jnp.where(always, ALWAYS, guesses)
 
@@ -177,13 +178,13 @@ def _search(
     return pack_scores(*spread(market, stored, encoder, table, asked))
 
 
-def combine_features(
+def feature_terms(
     closeness: Float[Array, "*shape"],
     similarity: Float[Array, "*shape"],
     share: Float[Array, "*shape"],
     self_terms: Float[Array, " rows"],
-) -> Float[Array, "*shape FEATURES"]:
-    """Return the numbers that the filter combines linearly.
+) -> tuple[Float[Array, "*shape"], ...]:
+    """Return the `FEATURES` numbers that the filter combines linearly.
 
     Args:
         closeness: by the codes.
@@ -191,15 +192,15 @@ def combine_features(
         share: of the user's examples, the part whose class the learnware has.
         self_terms: squared norms of the embeddings.
     """
-    one = jnp.ones_like(closeness)
     norms = jnp.broadcast_to(self_terms, closeness.shape)
-    return jnp.stack([share, share * similarity, share * closeness, closeness, norms, one], axis=-1)
+    one = jnp.ones_like(closeness)
+    return share, share * similarity, share * closeness, closeness, norms, one
 
 
 def _features(
     market: MarketArrays, stored: StoredCodes, encoder: Encoder, table: Array, users: UserArrays
-) -> tuple[Array, Array]:
-    """Return the filter's features (Q, rows, FEATURES) and the closeness (Q, rows) of all rows."""
+) -> tuple[tuple[Array, ...], Array]:
+    """Return the filter's features and the closeness of all rows, each (Q, rows)."""
     near, alike = inner_products(encoder, stored, encode_users(encoder, market, users))
     # Which of the user's classes a label space has, per label space rather than per learnware.
     weights = jnp.where(users.labels >= 0, users.weights, 0.0)
@@ -211,7 +212,7 @@ def _features(
     has = (table[None, :, :, None] == users.class_numbers[:, None, None, :]).any(axis=2)
     share = jnp.where(has & users.class_mask[:, None, :], counts[:, None, :], 0.0).sum(axis=2)
     share = jnp.where(users.by_name[:, None], share, 1.0)[:, stored.label_spaces]
-    return combine_features(near, alike, share, market.self_terms), near
+    return feature_terms(near, alike, share, market.self_terms), near
 
 
 def filter_features(
@@ -235,7 +236,7 @@ def _filter_features(
     mesh: Mesh | None,
 ) -> Array:
     def local(*arguments: Any) -> Array:
-        found, _ = _features(*arguments)
+        found = jnp.stack(_features(*arguments)[0], axis=-1)
         if mesh is None:
             return found
         return jax.lax.all_gather(found, mesh.axis_names, axis=1, tiled=True)

@@ -1,13 +1,17 @@
-"""Drawn markets for the tests of the index: nothing is fitted, so nothing of that is compiled.
+"""Markets for the tests of the index.
 
-Unlike `conftest`, learnwares differ here in their classes, and some have no probe proxy or no
-representation.
+In drawn markets nothing is fitted, so nothing of that is compiled. Unlike those of `conftest`,
+their learnwares differ in their classes, and some have no probe proxy or no representation.
 """
+
+import functools
 
 import jax.numpy as jnp
 import numpy as np
+from conftest import SPACE, made_specification
 
 import jaxspec as js
+from benchmarks.markets import made_market
 from jaxspec.specify import RANK, ProbeProxy
 
 D, COUNT = 5, 21
@@ -85,3 +89,45 @@ def assert_close_codes(stored, values, scales, rows):
     assert np.abs(old - np.asarray(values, np.int32)).max() <= 1
     assert (old == np.asarray(values)).mean() > 0.99
     np.testing.assert_allclose(np.asarray(stored.scales)[rows], scales, rtol=1e-4)
+
+
+@functools.cache
+def world():
+    return made_market.make_world(dimension=16)
+
+
+@functools.cache
+def large():
+    return made_market.make_market(world(), 1500, size=20)
+
+
+@functools.cache
+def index():
+    return js.Index.build(large())
+
+
+def users(count=8, seed=5):
+    return made_market.make_users(world(), count, size=30, seed=seed)
+
+
+def share_with_all(found, exact):
+    """Return the share of users for whom all of the exact best were found."""
+    return np.mean([set(b.ids) == set(a.ids) for a, b in zip(found, exact, strict=True)])
+
+
+def assert_same_answer(found, exact, atol=2e-5):
+    assert found.ids == exact.ids
+    for name in ("scores", "squared_mmd", "class_similarity"):
+        np.testing.assert_allclose(getattr(found, name), getattr(exact, name), atol=atol)
+    np.testing.assert_array_equal(found.class_map, exact.class_map)
+    for name in ("method", "reuse", "label_spaces", "notes", "class_names"):
+        assert getattr(found, name) == getattr(exact, name)
+
+
+def small(count=6):
+    specs = {f"m{seed}": made_specification(seed) for seed in range(count)}
+    return js.Market(SPACE, specs)
+
+
+def specifications_of(market, prefix, change=lambda spec: spec):
+    return {f"{prefix} {name}": change(market[name]) for name in market.ids}

@@ -1,7 +1,8 @@
 """The index of a market that is spread over devices answers as that of one device.
 
 How many devices there are is settled when jax starts. So this file also is a program that runs all
-`check_...` functions on eight devices of one processor and prints what became of each.
+`check_...` functions (or those that are named) on eight devices of one processor and prints what
+became of each.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -64,7 +66,7 @@ def built(market, like=None, kinds=()):
         for method, by_name in kinds:
             index._filter(METHODS[method], by_name=by_name)
         return index
-    index = js.Index(market, Codes(market, encoder=like._codes.encoder))
+    index = js.Index(market, Codes(market, like=like._codes))
     index._codes.filters.update(like._codes.filters)
     return index
 
@@ -290,16 +292,18 @@ CHECKS = {name: value for name, value in list(globals().items()) if name.startsw
 LIMITS = (indexes.SMALL_MARKET, indexes.EXACT_FRACTION)
 
 
-def run_checks():
+def run_checks(names):
     assert jax.device_count() == DEVICES
     outcome = {}
-    for name, check in CHECKS.items():
+    for name in names or CHECKS:
         indexes.SMALL_MARKET, indexes.EXACT_FRACTION = LIMITS
+        began = time.perf_counter()
         try:
-            check()
+            CHECKS[name]()
             outcome[name] = None
         except Exception:
             outcome[name] = traceback.format_exc()
+        print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
     print(json.dumps(outcome))
 
 
@@ -334,4 +338,4 @@ def test_on_eight_devices(outcome, check):
 if __name__ == "__main__":
     embedding_pass.WIDTHS = (128,)  # one size of the last block of columns to compile, not eight
     assert sys.argv[1] == "devices"
-    run_checks()
+    run_checks(sys.argv[2:])
