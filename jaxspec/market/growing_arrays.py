@@ -77,7 +77,8 @@ class GrowingArrays:
         if with_landmarks:
             landmarks = np.asarray(space.landmarks) - origin
             whitening = np.asarray(space.whitening)
-            lifted = np.asarray(jax.jit(lift)(kernel, landmarks, whitening, landmarks))
+            with devices.in_float32():
+                lifted = np.asarray(jax.jit(lift)(kernel, landmarks, whitening, landmarks))
         self._fixed = {"landmarks": landmarks, "whitening": whitening, "origin": origin}
         self.making = Making(kernel, origin, precision, lifted, self.ledger.number_names)
 
@@ -112,6 +113,7 @@ class GrowingArrays:
         written.update(devices.write_rows(self.stored_rows(), slot, rows, self.mesh))
         self.arrays = dataclasses.replace(self.arrays, **written)
 
+    @devices.in_float32()
     def append(self, specifications: Mapping[str, Specification]) -> None:
         """Write specifications to the next slots, which must be free and large enough."""
         specs = list(specifications.values())
@@ -211,6 +213,7 @@ class _Rows:
         example = layout.empty(1, target.precision)
         self.rows = devices.empty_rows(example, _FILLS, -(-total // count) * count, target.mesh)
 
+    @devices.in_float32()
     def add(self, rows: Rows, *, finished: bool) -> None:
         """Write rows after those before; rows as they were read are finished first."""
         total = len(self.rows["weights"])

@@ -70,6 +70,7 @@ def calibrate_market(shared: GrowingArrays, slots: Int[np.ndarray, " n"]) -> Cal
     return devices.replicated(jax.tree.map(np.asarray, found), shared.mesh)
 
 
+@devices.in_float32()
 def calibrate_rows(
     kernel: Kernel, landmarks: Float[np.ndarray, "D d"], rows: Rows, count: int
 ) -> Calibration:

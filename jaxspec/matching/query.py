@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxspec.base import as_size, bucket
+from jaxspec.base import as_size, bucket, to_numpy
 from jaxspec.market import Ledger
 from jaxspec.matching.match_result import Match
 from jaxspec.matching.users import as_users, stack_users
@@ -215,7 +215,7 @@ def prepare_query(
 
 
 def _mask(name: str, value: Any, count: int) -> Bool[np.ndarray, " M"]:
-    mask = np.asarray(value)
+    mask = to_numpy(name, value)
     if mask.dtype != bool:
         raise TypeError(
             f"{name}: expected a boolean mask with one entry per learnware, got dtype {mask.dtype}"
