@@ -199,7 +199,7 @@ def test_growing_a_new_market_by_one_compiles_nothing(market, compile_counter):
     js.match(js.Market(SPACE, dict(market)), user)
     version = js.Market(SPACE, dict(market))  # just built: nobody has added to such a market yet
     with compile_counter() as counter:
-        for i in range(3):
+        for i in range(2):
             version = version.add({f"new {i}": new[0]})
             js.match(version, user)
         version = version.remove(["new 1"])
@@ -207,7 +207,7 @@ def test_growing_a_new_market_by_one_compiles_nothing(market, compile_counter):
         version = version.update({"new 0": new[1]})
         js.match(version, user)
     assert counter.count == 0
-    assert version.ids == (*market.ids, "new 2", "new 0")
+    assert version.ids == (*market.ids, "new 0")
 
 
 def test_a_market_grows_past_its_capacity_and_its_padded_sizes():
@@ -323,7 +323,7 @@ def test_stacked_specifications_make_the_same_market():
         (["a", ""], None, "ids: expected different non-empty strings"),
         (["a", "b"], 3, "count: expected 3 learnwares, got 2"),
         (["a", "b"], 1, "count: expected 1 learnwares, got more"),
-        (["a"], None, r"reduced_set.points of shape \(1, m, 6\)"),
+        (["a"], None, r"reduced_set.points of shape \(1, 10, 6\), got \(2, 10, 6\)"),
     ],
 )
 def test_stacked_specifications_that_do_not_fit_are_refused(ids, count, message):
