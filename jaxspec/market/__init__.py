@@ -5,6 +5,7 @@
 finds out about itself. `Market` is the value that users see. Nothing here scores.
 """
 
+from jaxspec.market.about_columns import AboutColumns
 from jaxspec.market.admission import MAX_ID, check_specification, checked_mapping, layout_for
 from jaxspec.market.calibration import (
     SAMPLE,
@@ -31,7 +32,7 @@ from jaxspec.market.devices import (
 )
 from jaxspec.market.growing_arrays import GrowingArrays, capacity
 from jaxspec.market.ledger import Entry, Ledger
-from jaxspec.market.market import AboutColumns, Market
+from jaxspec.market.market import Market
 from jaxspec.market.precision import PRECISIONS, check_precision, decode_points, dtype_of
 from jaxspec.market.sampling import (
     SAMPLED_ARRAYS,

@@ -1,10 +1,10 @@
-"""How much the closeness of two distributions says about models in this market, from itself.
+"""The calibration of a market: how much the closeness of two distributions tells about models.
 
-Nearness of embeddings carries the choice among models that work on the public features, and says
-little about models that share nothing with them. A market finds out which kind it holds: a sample
-of its learnwares act as pseudo-users, and the agreement of all others' behaviour with theirs, in
-their region of the landmarks, is regressed on closeness. `jaxspec.scoring` uses the slope; no data
-and no model is needed for it.
+Nearness of embeddings is a good guide among models that work on the public features, and a poor
+one among models that share nothing with these features. A market can find out which kind it holds:
+a sample of its learnwares act as pseudo-users, and the agreement of the others' behaviour with
+theirs, in their region of the landmarks, is regressed on closeness. The scores use the slope of
+this regression. It needs no data and runs no model.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SMOOTHING = 1e-4  # added to every cell of a joint distribution
 @register
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What a market says of itself, from S sampled learnwares.
+    """What a market has found out about itself, from S sampled learnwares.
 
     Attributes:
-        slope: scalar, nats of agreement a unit of closeness.
+        slope: scalar, nats of agreement per unit of closeness.
         landmark_mean: (D,) the sample's mean witness at the landmarks.
         points: (S, m, d) of the sample, relative to the market's origin.
         weights: (S, m).

@@ -10,7 +10,6 @@ is used up, compiles nothing.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +21,21 @@ from jax.sharding import Mesh
 from jaxspec.base import Persistent
 from jaxspec.kernels import Kernel, ReducedSet
 from jaxspec.market import devices
-from jaxspec.market.admission import check_specification, checked_mapping, layout_for
+from jaxspec.market.about_columns import AboutColumns
+from jaxspec.market.admission import checked_mapping, layout_for
 from jaxspec.market.calibration import Calibration
 from jaxspec.market.growing_arrays import GrowingArrays, blocks_of, build, find_origin
 from jaxspec.market.ledger import Ledger
 from jaxspec.market.precision import check_precision, decode_points
 from jaxspec.market.sampling import calibrate_market
-from jaxspec.market.schema import Layout, MarketArrays
+from jaxspec.market.schema import MarketArrays
+from jaxspec.market.stacked import build_stacked
 from jaxspec.specify import ProbeProxy, Proxy, Space, Specification
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["AboutColumns", "Market"]
+__all__ = ["Market"]
 
 
 class Market(Mapping[str, Specification], Persistent):
@@ -120,44 +121,16 @@ class Market(Mapping[str, Specification], Persistent):
         Raises:
             TypeError, ValueError: as `Market`, or a repeated id, or a count that is not met.
         """
-        check_precision(precision)
-        mesh = None if mesh is None else devices.checked_mesh(mesh)
-        if count is None:
-            batches = list(batches)
-            count = sum(len(ids) for ids, _ in batches)
-        iterator = iter(batches)
-        first = next(iterator, None)
-        if first is None or not count:
-            raise ValueError("batches: expected at least one learnware, got none")
-        ids, spec = first
-        check_specification(ids[0] if ids else "", spec, space, (len(ids),))
-        layout = layout_for({"": spec}, space)
-        seen: set[str] = set()
-
-        def checked() -> Iterator[tuple[Sequence[str], Specification]]:
-            for ids, spec in itertools.chain([first], iterator):
-                name = f"{ids[0]} ..." if ids else ""
-                check_specification(name, spec, space, (len(ids),))
-                _check_room(name, spec, space, layout)
-                _note_ids(name, ids, seen)
-                if len(seen) > count:
-                    raise ValueError(f"count: expected {count} learnwares, got more")
-                yield ids, spec
-
-        shared = build(
+        shared, length = build_stacked(
             space,
-            checked(),
-            count,
-            layout,
-            find_origin([spec.reduced_set.points], float(space.kernel.bandwidth), space.dimension),
-            precision=precision,
-            mesh=mesh,
+            batches,
+            count=count,
+            precision=check_precision(precision),
             spare=spare,
+            mesh=None if mesh is None else devices.checked_mesh(mesh),
             progress=progress,
         )
-        if len(seen) != count:
-            raise ValueError(f"count: expected {count} learnwares, got {len(seen)}")
-        return cls.from_parts(shared, count)
+        return cls.from_parts(shared, length)
 
     # What is in it
 
@@ -478,46 +451,3 @@ class Market(Mapping[str, Specification], Persistent):
         with self._shared.lock:
             shared = self._shared.copy(kept, precision=precision, mesh=mesh)
         return Market.from_parts(shared, len(kept))
-
-
-class AboutColumns(Mapping[str, np.ndarray]):
-    """Metadata by name, each a column (M,) in the market's order of ids."""
-
-    def __init__(self, ledger: Ledger, slots: Int[np.ndarray, " M"]) -> None:
-        self._ledger, self._slots = ledger, slots
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        """Return a column; see `Ledger.column` for its type and for missing values.
-
-        Raises:
-            KeyError: no learnware has metadata of this name.
-        """
-        if name not in set(self):
-            raise KeyError(f"no metadata {name!r:.80}; there is {sorted(self)[:20]}")
-        return self._ledger.column(name, self._slots)
-
-    def __iter__(self) -> Iterator[str]:
-        entries = (self._ledger.entries[slot].about for slot in self._slots)
-        return iter(dict.fromkeys(name for about in entries for name in about))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __repr__(self) -> str:
-        return f"AboutColumns({sorted(self)})"
-
-
-def _check_room(name: str, spec: Specification, space: Space, layout: Layout) -> None:
-    if not layout.covers(layout_for({name: spec}, space)):
-        raise ValueError(
-            f"specification {name!r}: expected at most {layout.points} points, {layout.classes} "
-            "classes and the optional parts that the first batch has, got more"
-        )
-
-
-def _note_ids(name: str, ids: Sequence[str], seen: set[str]) -> None:
-    fresh = set(ids)
-    strings = all(isinstance(one, str) and one for one in ids)
-    if not strings or len(fresh) != len(ids) or fresh & seen:
-        raise ValueError(f"ids: expected different non-empty strings, in the batch of {name!r}")
-    seen.update(fresh)
