@@ -21,9 +21,9 @@ import jaxspec as js
 
 NAMES = ["complaint", "question", "order", "thanks"]
 GOODS = {
-    "bookshop": "novel atlas dictionary hardcover paperback comic cookbook calendar".split(),
-    "gas supplier": "boiler meter tariff pipeline heating invoice contract valve".split(),
-    "travel agency": "flight hotel cruise ticket suitcase ferry voucher itinerary".split(),
+    "bookshop": ["novel", "atlas", "dictionary", "paperback", "comic", "cookbook", "calendar"],
+    "gas supplier": ["boiler", "meter", "tariff", "pipeline", "heating", "invoice", "valve"],
+    "travel agency": ["flight", "hotel", "cruise", "ticket", "suitcase", "ferry", "voucher"],
 }
 PHRASES = {
     "formal": [
@@ -57,7 +57,7 @@ PHRASES = {
         "pleased with {} stop",
     ],
 }
-FILLERS = "today again really my friend here finally still also twice now please".split()
+FILLERS = ["today", "again", "really", "friend", "here", "finally", "still", "twice", "please"]
 
 
 def write(goods: str, style: str, count: int, seed: int) -> tuple[list[str], np.ndarray]:
