@@ -124,8 +124,9 @@ def test_a_spread_of_sizes_does_not_change_a_learnwares_rounding():
     small, large = made_specification(0), made_specification(1)
     phi = large.reduced_set
     far = dataclasses.replace(large, reduced_set=js.ReducedSet(phi.points * 1e3, phi.weights))
-    alone = js.Market(SPACE, {"small": small}, precision="int8")
-    together = js.Market(SPACE, {"small": small, "far": far}, precision="int8")
+    near = {"small": small, "large": large}
+    alone = js.Market(SPACE, near, precision="int8")
+    together = js.Market(SPACE, {**near, "far": far}, precision="int8")
     np.testing.assert_array_equal(
         together["small"].reduced_set.points, alone["small"].reduced_set.points
     )
