@@ -129,8 +129,8 @@ def test_the_recall_holds_where_probe_proxies_come_later():
     grown = js.Index.build(js.Market(market.space, dict(bare)))
     people = made_shapes.make_users(shapes, 16, seed=6)
     js.match(grown, people[0], k=10)
-    for start in range(0, 300, 75):
-        grown = grown.add(dict(probed[start : start + 75]))
+    for some in (probed[:60], probed[60:]):
+        grown = grown.add(dict(some))
         exact = js.match(grown.market, people, k=10)
         assert share_with_all(js.match(grown, people, k=10), exact) >= 0.99
     assert any(name.startswith("probed") for one in exact for name in one.ids)
@@ -181,7 +181,10 @@ def test_growing_by_one_and_users_of_other_classes_compile_nothing(compile_count
 def test_a_filtered_index_that_grows_by_one_compiles_nothing(compile_counter):
     grown = js.Index.build(made_index.drawn_market(300, probe=False))
     user, other = (made_index.drawn_user(seed, probe=False) for seed in (1, 2))
-    options = {"k": 3, "method": "rkme"}
+    options = {"k": 3, "method": "rkme", "label_spaces": "homogeneous"}
+    kind = (METHODS["rkme"], True)
+    fitted = grown._filter(METHODS["rkme"], by_name=True)
+    grown._codes.filters[kind] = dataclasses.replace(fitted, depths=np.full(64, 10.0))
     grown = grown.add({"first": made_index.drawn(1000, probe=False)})
     js.match(grown, user, **options)
     grown = grown.add({"second": made_index.drawn(1001, probe=False)})
