@@ -42,7 +42,7 @@ def test_other_numbers_names_shapes_or_classes_are_not_equal():
         "text",
         np.arange(3),
     ]
-    assert all(not one == other for other in others)
+    assert all(one != other for other in others)
 
 
 def test_under_a_transformation_a_pytree_equals_itself_only():
