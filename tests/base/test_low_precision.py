@@ -7,17 +7,17 @@ import pytest
 from conftest import made_user
 
 import jaxspec as js
-from jaxspec.base import low_precision as exact
+from jaxspec.base import low_precision
 from jaxspec.base.largest import largest
 from jaxspec.base.low_precision import parts_of, stored_gram, stored_product
 from jaxspec.base.platform import on_processor
-from jaxspec.scoring import score_pass as scoring
+from jaxspec.scoring import market_pass
 
 
 @pytest.fixture
 def as_on_an_accelerator(monkeypatch):
-    """What is stored in bfloat16 is multiplied as it is, without the kernel that needs a GPU."""
-    monkeypatch.setattr(exact, "_as_stored", lambda stored: stored.dtype == jnp.bfloat16)
+    """Multiply numbers stored in bfloat16 as they are, without the kernel that needs a GPU."""
+    monkeypatch.setattr(low_precision, "_as_stored", lambda stored: stored.dtype == jnp.bfloat16)
 
 
 def drawn(seed, *shape):
@@ -53,12 +53,12 @@ def test_grams_of_stored_numbers_round_like_float32(dtype):
 @pytest.mark.parametrize("method", ["classwise", "likelihood", "transfer"])
 def test_scores_are_those_of_a_processor(market, monkeypatch, method):
     """The other side of each branch that asks for the device: longer chunks, no loops, parts."""
-    half = market.stored_as("bfloat16")
+    half = market.astype("bfloat16")
     user = made_user(1)
     expected = js.match(half, user, method=method).scores
     jax.clear_caches()
-    monkeypatch.setattr(exact, "_as_stored", lambda stored: stored.dtype == jnp.bfloat16)
-    monkeypatch.setattr(scoring, "fused_for", lambda kernel: False)
+    monkeypatch.setattr(low_precision, "_as_stored", lambda stored: stored.dtype == jnp.bfloat16)
+    monkeypatch.setattr(market_pass, "fused_for", lambda kernel: False)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     found = js.match(half, user, method=method).scores
     monkeypatch.undo()
@@ -70,8 +70,8 @@ def test_of_equal_values_the_first_are_the_largest():
     values = np.repeat(np.float32([1.0, 3.0, 2.0, 3.0]), 500)
     want = np.argsort(-values, kind="stable")[:7]
     np.testing.assert_array_equal(largest(jnp.asarray(values), 7), want)
-    some = np.where(np.arange(2000) == 1999, 0.0, -np.inf).astype(np.float32)
-    assert largest(jnp.asarray(some), 3).tolist() == [1999, 0, 1]
+    values = np.where(np.arange(2000) == 1999, 0.0, -np.inf).astype(np.float32)
+    assert largest(jnp.asarray(values), 3).tolist() == [1999, 0, 1]
 
 
 def test_the_largest_are_found_by_groups():
@@ -86,7 +86,9 @@ def test_a_loop_over_chunks_makes_no_float32_copy_of_what_is_stored():
 
     def sums(stored):
         def add(i, total):
-            return total + exact.stored_chunk(stored, i * 64, 64).astype(jnp.float32).sum(axis=0)
+            return total + low_precision.stored_chunk(stored, i * 64, 64).astype(jnp.float32).sum(
+                axis=0
+            )
 
         return jax.lax.fori_loop(0, 64, add, jnp.zeros(64))
 

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from conftest import KERNEL, SPACE, made_task
+from conftest import SPACE, made_task
 
 import jaxspec as js
 
@@ -20,9 +20,7 @@ def proxy_model(spec):
 
 
 def user_of(features, labels, class_names):
-    return js.specify_user(
-        features, labels, class_names=class_names, kernel=KERNEL, feature_space=SPACE
-    )
+    return js.specify_user(SPACE, features, labels, class_names=class_names)
 
 
 def cross_task(n):
