@@ -48,7 +48,7 @@ def register(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     cls.__eq__ = _equal  # type: ignore[assignment, method-assign]
-    cls.__hash__ = None  # type: ignore[assignment]
+    cls.__hash__ = _hash  # type: ignore[assignment, method-assign]
     return cls
 
 
@@ -71,3 +71,9 @@ def _equal(one: Any, other: object) -> bool:
         np.array_equal(np.asarray(mine), np.asarray(its))
         for mine, its in zip(leaves, others, strict=True)
     )
+
+
+def _hash(node: Any) -> int:
+    """Return a hash of the structure and of the shapes, which equal pytrees share."""
+    leaves, structure = jax.tree.flatten(node)
+    return hash((structure, tuple(np.shape(leaf) for leaf in leaves)))

@@ -31,6 +31,11 @@ def test_equal_numbers_and_structure_are_equal():
     assert js.Gaussian(bandwidth=2.0) == js.Gaussian(bandwidth=jnp.float32(2))
 
 
+def test_equal_pytrees_have_equal_hashes():
+    assert hash(Pair(jnp.arange(3), None)) == hash(Pair(jnp.arange(3), None))
+    assert len({js.Gaussian(bandwidth=2.0), js.Gaussian(bandwidth=2.0)}) == 1
+
+
 def test_other_numbers_names_shapes_or_classes_are_not_equal():
     one = Pair(jnp.arange(3), None)
     others = [
