@@ -61,9 +61,9 @@ def _equal(one: Any, other: object) -> bool:
         return True
     if type(one) is not type(other):
         return False
-    leaves, structure = jax.tree.flatten(one)
-    others, other_structure = jax.tree.flatten(other)
-    if structure != other_structure:
+    leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
+    structure: Any = jax.tree.structure(one)
+    if structure != jax.tree.structure(other):
         return False
     if any(isinstance(leaf, jax.core.Tracer) for leaf in (*leaves, *others)):
         return all(mine is its for mine, its in zip(leaves, others, strict=True))
