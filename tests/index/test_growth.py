@@ -179,7 +179,7 @@ def test_growing_by_one_and_users_of_other_classes_compile_nothing(compile_count
 
 
 def test_a_filtered_index_that_grows_by_one_compiles_nothing(compile_counter):
-    grown = js.Index.build(made_index.drawn_market(300, probe=False))
+    grown = js.Index.build(made_index.drawn_market(400, probe=False))
     user, other = (made_index.drawn_user(seed, probe=False) for seed in (1, 2))
     options = {"k": 3, "method": "rkme", "label_spaces": "homogeneous"}
     kind = (METHODS["rkme"], True)
