@@ -92,6 +92,11 @@ class GrowingArrays:
         """The padded sizes that all rows share."""
         return Layout.of(self.arrays)
 
+    def has_room(self, count: int) -> bool:
+        """Tell whether so many learnwares can be appended."""
+        smallest = PIECES[-1]
+        return len(self.ledger) + -(-count // smallest) * smallest <= self.total
+
     def rows_of(self, slots: np.ndarray) -> np.ndarray:
         """Return where slots lie in the arrays."""
         return devices.rows_of_slots(slots, self.total, devices.device_count(self.mesh))
@@ -118,7 +123,7 @@ class GrowingArrays:
         """Write specifications to the next slots, which must be free and large enough."""
         specs = list(specifications.values())
         read = read_rows(self.layout, specs, len(specs), self.making)
-        for start, rows in _pieces(read, self.total - len(self.ledger)):
+        for start, rows in _pieces(read):
             self.write(len(self.ledger) + start, finish_rows(rows, self.making))
         for learnware, spec in specifications.items():
             self.ledger.enter(learnware, Entry.of(spec))
@@ -216,8 +221,7 @@ class _Rows:
     @devices.in_float32()
     def add(self, rows: Rows, *, finished: bool) -> None:
         """Write rows after those before; rows as they were read are finished first."""
-        total = len(self.rows["weights"])
-        for start, part in _pieces(rows, total - self.done):
+        for start, part in _pieces(rows):
             part = part if finished else finish_rows(part, self.target.making)
             self.rows = devices.write_rows(self.rows, self.done + start, part, self.target.mesh)
         self.done += len(rows["weights"])
@@ -227,17 +231,15 @@ class _Rows:
         self.target.place(self.rows)
 
 
-def _pieces(rows: Rows, room: int) -> Iterator[tuple[int, Rows]]:
+def _pieces(rows: Rows) -> Iterator[tuple[int, Rows]]:
     """Cut rows into pieces of a few lengths, and yield (start, rows of the piece).
 
     Few lengths are few shapes to compile. The last piece always has the smallest length and is
-    filled up with unused rows, so adding a learnware to a market that was just built compiles
-    nothing. Where there is no room for the filling, the last rows come one by one.
+    filled up with unused rows, so adding a learnware to a market compiles nothing.
     """
     count, start = len(rows["weights"]), 0
     while start < count:
         size = next((size for size in PIECES if size < count - start), PIECES[-1])
-        size = size if start + size <= room else 1
         piece = {name: value[start : start + size] for name, value in rows.items()}
         if start + size > count:
             piece = {
@@ -250,7 +252,8 @@ def _pieces(rows: Rows, room: int) -> Iterator[tuple[int, Rows]]:
 
 def capacity(count: int, spare: float = 0.25) -> int:
     """Return rows for `count` learnwares and at least a share `spare` more, in eighths."""
-    wanted = count + (max(int(count * spare), 8) if spare else 0)
+    # Learnwares are written in pieces of at least eight rows, so the last seven cannot be used.
+    wanted = count + (max(int(count * spare), 8) if spare else 0) + PIECES[-1] - 1
     step = max(8, bucket(wanted, minimum=8) // 8) if spare else 8
     return max(-(-wanted // step) * step, 8)
 

@@ -396,7 +396,7 @@ class Market(Mapping[str, Specification], Persistent):
             return Market.from_parts(self._shared, self._length, removed)
         shared, wanted = self._shared, layout_for(specs, self.space)
         with shared.lock:
-            fits = len(shared.ledger) == self._length <= shared.total - len(specs)
+            fits = len(shared.ledger) == self._length and shared.has_room(len(specs))
             fits = fits and shared.layout.covers(wanted)
             if fits:
                 shared.append(specs)
