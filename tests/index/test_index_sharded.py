@@ -37,7 +37,7 @@ from jaxspec.index import search as searches
 from jaxspec.index.codes import Codes
 from jaxspec.scoring import METHODS, embedding_pass
 
-DEVICES, MANY, TIMEOUT = 8, 340, 600
+DEVICES, MANY, TIMEOUT = 8, 340, 900
 USERS = drawn_users()
 
 
