@@ -307,7 +307,7 @@ def _unknown_names(ledger: Ledger, user: UserSpecification, by_name: bool) -> tu
             text = f"No learnware has a class {name!r}: "
             text += f"the nearest names are {near}." if near else "no name is near it."
             text += " It counts for no learnware."
-        warnings.warn(text, ClassNameWarning, stacklevel=5)
+        warnings.warn(text, ClassNameWarning, stacklevel=4)
         sentences.append(text)
     return tuple(sentences)
 
