@@ -1,9 +1,11 @@
 """Scores of all learnwares of a market, in one vectorised pass.
 
 `methods` holds the scores as objects; `market_pass` gathers the evidence that they look at;
-`embedding_pass` (and `pallas_pass` on GPUs) compares mean embeddings and `class_pass` class vectors
-and proxies; `peers` finds the learnware nearest to a user; `sharded` runs the pass on one device or
-a mesh. Everything here is a function of arrays: nothing knows ids, names or files.
+`embedding_pass` (on GPUs `pallas_pass`, whose program is in `pallas_kernel`) compares mean
+embeddings; `class_pass` compares class vectors (`class_vectors`) and proxies (`leave_one_out`);
+`chunk_loop` goes over the rows; `peers` finds the learnware nearest to a user; `sharded` runs the
+pass on one device or a mesh, with what goes there and back packed by `host_transfer`. Everything
+here is a function of arrays: nothing knows ids, names or files.
 """
 
 from jaxspec.scoring.class_pass import compare_classes
@@ -31,6 +33,7 @@ from jaxspec.scoring.methods import (
     Score,
     Transfer,
     as_score,
+    evaluate,
     needs_labels,
     needs_peers,
 )
@@ -67,6 +70,7 @@ __all__ = [
     "compared_rows",
     "embed",
     "embedding_products",
+    "evaluate",
     "find_peers",
     "gather",
     "needs_labels",

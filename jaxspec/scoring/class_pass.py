@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxspec.base import stored_chunk, stored_gram, stored_product
 from jaxspec.kernels import lift
 from jaxspec.market import CHANCE_STEPS, MarketArrays, agreement, chances
+from jaxspec.scoring.chunk_loop import over_chunks
 from jaxspec.scoring.class_vectors import (
     assign,
     centred,
@@ -117,8 +118,7 @@ def _compare(
     if behaves and has_probes(market):
         lifted = lift(market.kernel, market.landmarks, market.whitening, inputs)
 
-    def one_chunk(i: Array, out: ClassEvidence) -> ClassEvidence:
-        start = jnp.minimum(i * chunk, rows - chunk)
+    def one_chunk(start: Array) -> ClassEvidence:
         vectors = stored_chunk(market.class_vectors, start, chunk)
         ids = stored_chunk(market.class_ids, start, chunk)
         cross = _products(vectors, directions.reshape(batch * k, d))
@@ -155,7 +155,7 @@ def _compare(
             own = stored_chunk(market.probe_chances, start, chunk)
             own = own.astype(jnp.float32) * jnp.float32(1.0 / CHANCE_STEPS)
             agreed = agreement(own, ids >= 0, peers.chance, peers.valid, peers.region)
-        found = ClassEvidence(
+        return ClassEvidence(
             class_similarity=similarity,
             class_map=chosen,
             share=jnp.where(chosen >= 0, class_weights, 0.0).sum(axis=2),
@@ -164,19 +164,15 @@ def _compare(
             explained_by_outputs=by_outputs,
             explained_by_hidden=by_hidden,
         )
-        return jax.tree.map(
-            lambda all_rows, part: jax.lax.dynamic_update_slice_in_dim(all_rows, part, start, 0),
-            out,
-            found,
-        )
 
-    zeros = [jnp.zeros((rows, batch), jnp.float32) for _ in range(5)]
-    out = ClassEvidence(
-        jnp.zeros((rows, batch, k), jnp.float32), jnp.full((rows, batch, k), -1, jnp.int32), *zeros
+    zeros = [jnp.zeros((chunk, batch), jnp.float32) for _ in range(5)]
+    nothing = ClassEvidence(
+        jnp.zeros((chunk, batch, k), jnp.float32),
+        jnp.full((chunk, batch, k), -1, jnp.int32),
+        *zeros,
     )
-    if chunk == rows:  # no loop, which an accelerator would wait for
-        return one_chunk(jnp.int32(0), out)
-    return jax.lax.fori_loop(0, -(-length // chunk), one_chunk, out)
+    looked_at = (market.class_vectors, users.points, users.labels, users.class_vectors)
+    return over_chunks(one_chunk, nothing, rows, chunk, length, looked_at)
 
 
 def _products(vectors: Float[Array, "L C d"], others: Float[Array, "n d"]) -> Float[Array, "L C n"]:

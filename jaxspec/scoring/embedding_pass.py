@@ -1,9 +1,13 @@
-"""Inner products of a market's mean embeddings with users': the part of the pass that costs.
+"""Inner products of a market's mean embeddings with users' embeddings: the costly part of the pass.
 
 A chunk of the flattened market meets a block of all users' points, packed without padding, in one
-matrix product; kernel and reductions follow while the block is in cache. No array of size
+matrix product; kernel and sums follow while the block is in the cache. No array of size
 market x m x m_T exists: a block has at most `block_entries()` values. Points may be stored in
-bfloat16 or int8; they become float32 chunk by chunk and everything is summed in float32.
+bfloat16 or int8; they become float32 chunk by chunk, and all sums are in float32.
+
+May be called: `embedding_products` with `pack_columns`, inside compiled functions, and for its
+derivatives `differentiable_products`. Nothing here checks its arguments. On GPUs
+`jaxspec.scoring.pallas_pass` does the same.
 """
 
 from __future__ import annotations
@@ -13,61 +17,72 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from jaxspec.base import stored_chunk
-from jaxspec.base import on_processor
+from jaxspec.base import on_processor, stored_chunk
 from jaxspec.kernels import Kernel, distances
+from jaxspec.scoring.chunk_loop import over_chunks, varying_like
 
 if TYPE_CHECKING:
-    from jaxtyping import Array
+    from jaxtyping import Array, Float, Int, Num
 
-__all__ = ["block_entries", "chunk_rows", "column_block", "embedding_products", "pack_columns"]
+__all__ = [
+    "block_entries",
+    "chunk_rows",
+    "column_block",
+    "differentiable_products",
+    "embedding_products",
+    "pack_columns",
+]
 
-# The last block of one user's columns, and the only one of few columns, is cut to the next of
-# these: the preferred numbers R10 (steps of 1.26).
+# The last block of columns is cut to the next of these widths: the preferred numbers R10, in steps
+# of 1.26. With blocks of 64 columns throughout, one user of 30, 50 or 100 points costs 36, 13 or
+# 15 % more time (20,000 learnwares, m = 50, d = 64, on a processor).
 WIDTHS = (16, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256)
+
+
+# Beyond so many bandwidths from the origin, distances from a product are off by over 5e-5
+# bandwidths squared.
+FAR_BANDWIDTHS = 20.0
 
 
 def block_entries() -> int:
     """Return how many values an intermediate block may have.
 
-    4 MiB of float32 stay in a processor's cache (the best of 2^17 to 2^20 there); an accelerator
-    wants more work a launch.
+    4 MiB of float32 stay in a processor's cache (2^20 is the best of 2^17 to 2^20 values there); an
+    accelerator is faster with more work per launch.
     """
     return 1 << 20 if on_processor() else 1 << 26
 
 
 def column_block(batch: int) -> int:
-    """Return columns a block: for many users 64 took 7 % less time than 256, for one 17 % more.
+    """Return how many columns a full block has, for a batch of users.
 
-    That was on a processor; an accelerator gets the larger one, with less to do a column.
+    For many users 64 columns took 7 % less time than 256 on a processor, for one user 17 % more. An
+    accelerator gets 256.
     """
     return 256 if batch == 1 or not on_processor() else 64
 
 
 def chunk_rows(slots: int, entries: int) -> int:
-    """Return learnwares a chunk when one of them needs `entries` values.
+    """Return how many learnwares a chunk has, if each of them needs `entries` values.
 
-    Chunks of equal length, five or a multiple: a new market has a fifth of its slots free, and
-    chunks without a learnware are not computed. An accelerator, for which a chunk is long and
-    going from one to the next costs, gets as few as there can be.
+    All chunks are equally long, so that the last one overlaps the one before as little as possible.
     """
     chunks = -(-slots // max(1, block_entries() // entries))
-    if not on_processor():
-        return -(-slots // chunks)
-    return max(1, -(-slots // (-(-chunks // 5) * 5)))
+    return -(-slots // chunks)
 
 
-def pack_columns(points: Array, weights: Array, counts: Array) -> tuple[Array, Array]:
+def pack_columns(
+    points: Float[Array, "Q n d"], weights: Float[Array, "Q n"], counts: Int[Array, " Q"]
+) -> tuple[Float[Array, "T d"], Float[Array, "T Q"]]:
     """Return all users' points one after the other, without the padding between users.
 
     Args:
-        points: (Q, n, d).
-        weights: (Q, n).
-        counts: (Q,) points of each user that are not padding; these come first.
+        points: of the users.
+        weights: of the points.
+        counts: points of each user that are not padding; these come first.
 
     Returns:
-        columns (Q n + B, d) and the weight of each for each user, (Q n + B, Q); B is
-        `column_block(Q)`.
+        T = Q n + `column_block(Q)` columns, and the weight of each column for each user.
     """
     batch, n, d = points.shape
     block = column_block(batch)
@@ -81,31 +96,31 @@ def pack_columns(points: Array, weights: Array, counts: Array) -> tuple[Array, A
 
 def embedding_products(
     kernel: Kernel,
-    points: Array,
-    scales: Array,
-    square_norms: Array,
-    weights: Array,
-    columns: Array,
-    shares: Array,
-    count: Array,
-    length: Array,
-) -> Array:
-    """Return <Phi_l, Phi_T> in H for every learnware and user: (slots, Q) float32.
+    points: Num[Array, "slots m d"],
+    scales: Float[Array, "slots m"],
+    square_norms: Float[Array, "slots m"],
+    weights: Float[Array, "slots m"],
+    columns: Float[Array, "T d"],
+    shares: Float[Array, "T Q"],
+    count: Int[Array, ""],
+    length: Int[Array, ""],
+) -> Float[Array, "slots Q"]:
+    """Return <Phi_l, Phi_T> in H for every learnware and user.
 
     Args:
         kernel: the market's kernel.
-        points: (slots, m, d) in the type they are stored in.
-        scales: (slots, m) what stored points are multiplied by.
-        square_norms: (slots, m) squared norms of the scaled points.
-        weights: (slots, m), zero in the padding.
-        columns: (T + B, d) users' points, from `pack_columns`.
-        shares: (T + B, Q) their weights.
-        count: scalar int32, columns that are not padding.
-        length: scalar int32; slots from here on are not computed.
+        points: in the type that they are stored in.
+        scales: what stored points are multiplied by.
+        square_norms: squared norms of the scaled points.
+        weights: of the points, zero in the padding.
+        columns: users' points, from `pack_columns`.
+        shares: their weights.
+        count: how many columns are not padding.
+        length: slots from here on are not computed.
     """
-    slots, m, d = points.shape
+    slots, m, _ = points.shape
     batch = shares.shape[1]
-    out = jnp.zeros((slots, batch), jnp.float32)
+    out = _zeros((slots, batch), points, columns, shares)
 
     def over_columns(out: Array, width: int, first: Array, blocks: Array) -> Array:
         """Add the products with `blocks` blocks of `width` columns from `first` on."""
@@ -113,16 +128,7 @@ def embedding_products(
 
         def one_chunk(i: Array, out: Array) -> Array:
             start = jnp.minimum(i * chunk, slots - chunk)
-
-            def rows(array: Array) -> Array:
-                return stored_chunk(array, start, chunk)
-
-            scaled = rows(points).astype(jnp.float32)
-            if points.dtype == jnp.int8:
-                scaled = scaled * rows(scales)[:, :, None]
-            x = scaled.reshape(chunk * m, d)
-            norms = rows(square_norms).reshape(chunk * m)
-            w = rows(weights)
+            x, norms, w = _chunk_of(points, scales, square_norms, weights, start, chunk)
 
             def one_block(j: Array, total: Array) -> Array:
                 at = first + j * width
@@ -130,9 +136,9 @@ def embedding_products(
                 share = jax.lax.dynamic_slice_in_dim(shares, at, width)
                 return total + _block_products(kernel, x, norms, w, block, share)
 
-            zero = jnp.zeros((chunk, batch), jnp.float32)
+            zero = _zeros((chunk, batch), points, columns, shares)
             product = jax.lax.fori_loop(0, blocks, one_block, zero)
-            # The last chunk overlaps the one before: rows that were done already stay.
+            # The last chunk overlaps the one before: rows that are done already stay.
             fresh = jnp.arange(chunk) + start >= i * chunk
             old = jax.lax.dynamic_slice_in_dim(out, start, chunk)
             new = old + jnp.where(fresh[:, None], product, 0.0)
@@ -143,11 +149,11 @@ def embedding_products(
 
     block = column_block(batch)
     full = count // block
-    if batch > 1:  # with a padded last block: apart it would cost one more pass over the market
+    if batch > 1:  # the last block is padded: on its own it would cost another pass over the market
         full = jnp.where(count > block, -(-count // block), 0)
-    if columns.shape[0] > 2 * block:  # else there is no full block but by the last width
+    if columns.shape[0] > 2 * block:
         out = over_columns(out, block, jnp.zeros((), jnp.int32), full)
-    else:
+    else:  # at most one block of columns, which the last of the widths holds
         full = jnp.zeros_like(full)
     done = full * block
     rest = count - done
@@ -160,37 +166,109 @@ def embedding_products(
     return jax.lax.switch(which, branches, out)
 
 
+def differentiable_products(
+    kernel: Kernel,
+    points: Num[Array, "slots m d"],
+    scales: Float[Array, "slots m"],
+    square_norms: Float[Array, "slots m"],
+    weights: Float[Array, "slots m"],
+    columns: Float[Array, "T d"],
+    shares: Float[Array, "T Q"],
+    length: Int[Array, ""],
+) -> Float[Array, "slots Q"]:
+    """Return what `embedding_products` returns, by loops that can be differentiated in reverse.
+
+    All T columns are computed, so it takes more time. The arguments are the same but for `count`.
+    """
+    slots, m, _ = points.shape
+    total, batch = shares.shape
+    width = min(column_block(batch), total)
+    blocks = -(-total // width)
+    short = blocks * width - total
+    columns, shares = (jnp.pad(one, ((0, short), (0, 0))) for one in (columns, shares))
+    split = (columns.reshape(blocks, width, -1), shares.reshape(blocks, width, -1))
+    chunk = chunk_rows(slots, m * width)
+    zero = _zeros((chunk, batch), points, columns, shares)
+
+    def one_chunk(start: Array) -> Array:
+        x, norms, w = _chunk_of(points, scales, square_norms, weights, start, chunk)
+
+        def one_block(sums: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
+            return sums + _block_products(kernel, x, norms, w, *block), None
+
+        return jax.lax.scan(one_block, zero, split)[0]
+
+    return over_chunks(one_chunk, zero, slots, chunk, length, (points, columns, shares))
+
+
+def _zeros(shape: tuple[int, int], *references: Array) -> Array:
+    return varying_like(jnp.zeros(shape, jnp.float32), *references)
+
+
+def _chunk_of(
+    points: Array, scales: Array, square_norms: Array, weights: Array, start: Array, chunk: int
+) -> tuple[Array, Array, Array]:
+    """Return points (chunk m, d), squared norms (chunk m,) and weights (chunk, m) of a chunk."""
+    x = stored_chunk(points, start, chunk).astype(jnp.float32)
+    if points.dtype == jnp.int8:
+        x = x * stored_chunk(scales, start, chunk)[:, :, None]
+    norms = stored_chunk(square_norms, start, chunk).reshape(-1)
+    return x.reshape(-1, x.shape[2]), norms, stored_chunk(weights, start, chunk)
+
+
 def _block_products(
-    kernel: Kernel, x: Array, norms: Array, weights: Array, columns: Array, shares: Array
-) -> Array:
+    kernel: Kernel,
+    x: Float[Array, "rows d"],
+    norms: Float[Array, " rows"],
+    weights: Float[Array, "L m"],
+    columns: Float[Array, "T d"],
+    shares: Float[Array, "T Q"],
+) -> Float[Array, "L Q"]:
     """Return sum_ij weights_i k(x_i, columns_j) shares_jq for every learnware and user.
 
     Args:
         kernel: the market's kernel.
-        x: (L m, d) points of L learnwares.
-        norms: (L m,) their squared norms.
-        weights: (L, m).
-        columns: (T, d).
-        shares: (T, Q).
+        x: points of L learnwares, L m rows.
+        norms: their squared norms.
+        weights: of the points.
+        columns: users' points.
+        shares: their weights.
     """
     learnwares, m = weights.shape
-    if kernel.metric != "sqeuclidean":
-        values = kernel.profile(distances(kernel.metric, x, columns))
-        embedded = jnp.matmul(values, shares, precision="highest").reshape(learnwares, m, -1)
-        return (embedded * weights[:, :, None]).sum(axis=1)
-    own = jnp.square(columns).sum(axis=1)
-    if shares.shape[1] == 1:  # long rows; measured 10 % faster for one user, slower for many
-        product = jnp.matmul(-2.0 * columns, x.T, precision="highest")
-        values = kernel.profile(jnp.maximum(product + norms[None, :] + own[:, None], 0.0))
-        embedded = jnp.matmul(shares.T, values, precision="highest")
-        return (embedded.reshape(learnwares, m) * weights).sum(axis=1, keepdims=True)
-    # Norms as two more dimensions of the product: 4 % less time for 16 users.
-    rows = jnp.concatenate([x, norms[:, None], jnp.ones((len(x), 1), x.dtype)], axis=1)
-    others = jnp.concatenate(
-        [-2.0 * columns, jnp.ones((len(columns), 1), x.dtype), own[:, None]], axis=1
-    )
-    product = jnp.matmul(rows, others.T, precision="highest")
-    values = kernel.profile(jnp.maximum(product, 0.0))
-    values = values.reshape(learnwares, m, columns.shape[0])
+    if kernel.metric == "sqeuclidean":
+        # |x - c|^2 as one product: the norms are two more dimensions of both sides.
+        own = jnp.square(columns).sum(axis=1, keepdims=True)
+        rows = jnp.concatenate([x, norms[:, None], jnp.ones((len(x), 1), x.dtype)], axis=1)
+        others = jnp.concatenate([-2.0 * columns, jnp.ones_like(own), own], axis=1)
+        values = jnp.maximum(jnp.matmul(rows, others.T, precision="highest"), 0.0)
+        values = _resolved(values, x, norms, columns, own[:, 0], jnp.square(kernel.bandwidth))
+    else:
+        values = distances(kernel.metric, x, columns)
+    values = kernel.profile(values).reshape(learnwares, m, -1)
     by_column = jnp.matmul(weights[:, None, :], values, precision="highest")[:, 0]
     return jnp.matmul(by_column, shares, precision="highest")
+
+
+@jax.custom_jvp
+def _resolved(
+    squared: Array, x: Array, norms: Array, columns: Array, own: Array, square: Array
+) -> Array:
+    """Return squared distances, formed from differences where points lie far from the origin.
+
+    Distances from a product are off by the rounding of the squared norms. That matters only where
+    points of both sides lie far out. A loop of at most one step computes these blocks again; it is
+    no `lax.cond`, of which `vmap` would compute both branches for all blocks.
+    """
+    far = jnp.minimum(norms.max(), own.max()) > FAR_BANDWIDTHS**2 * square
+
+    def direct(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        found = jnp.square(x[:, None, :] - columns[None, :, :]).sum(axis=2)  # fused into the sum
+        return jnp.zeros_like(state[0]), found
+
+    return jax.lax.while_loop(lambda state: state[0], direct, (far, squared))[1]
+
+
+@_resolved.defjvp
+def _resolved_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    """Return the distances, and as their derivative that of the product, which has no loop."""
+    return _resolved(*primals), tangents[0]

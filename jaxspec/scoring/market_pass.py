@@ -8,7 +8,7 @@ under `jit`, `vmap`, `grad` in the user's features, and `shard_map`.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,12 @@ import jax.numpy as jnp
 from jaxspec.kernels import Kernel, distances, one_by_one, square_norm
 from jaxspec.market import Calibration, MarketArrays, following, in_float32
 from jaxspec.scoring.class_pass import compare_classes, has_probes, has_representations
-from jaxspec.scoring.embedding_pass import embedding_products, pack_columns
-from jaxspec.scoring.methods import Score, as_score, needs_peers
+from jaxspec.scoring.embedding_pass import (
+    differentiable_products,
+    embedding_products,
+    pack_columns,
+)
+from jaxspec.scoring.methods import Score, as_score, evaluate, needs_peers
 from jaxspec.scoring.pallas_pass import fused_for, fused_products
 from jaxspec.scoring.peers import best_agreement, find_peers, is_peer
 from jaxspec.scoring.types import ClassEvidence, Evidence, Peers, Scores, UserArrays
@@ -50,8 +54,9 @@ def score_arrays(
 ) -> Float[Array, "Q rows"]:
     """Return the scores of all rows of a market for one user or a batch of users.
 
-    Pure and traceable: it works under `jit`, `vmap` over users, `grad` in the users' points, and
-    `shard_map` with all arrays replicated.
+    Pure and traceable: it works under `jit`, `vmap` over users, derivatives in the users' points,
+    and `shard_map` over users with the market's arrays on every device. A batch of users in one
+    call takes less time than `vmap`.
 
     Args:
         market: `Market.arrays`.
@@ -63,11 +68,19 @@ def score_arrays(
         `market.ids[i]`; rows without a learnware get minus infinity.
 
     Raises:
-        TypeError, ValueError: not a score, or arrays without the market's own calibration.
+        TypeError, ValueError: not a score, or other arrays than these; the message names which.
     """
     score = as_score("method", method)
+    for name, value, wanted in (("market", market, MarketArrays), ("users", users, UserArrays)):
+        if not isinstance(value, wanted):
+            raise TypeError(
+                f"{name}: expected {wanted.__name__} (see `Market.arrays` and `user_arrays`), "
+                f"got a {type(value).__name__}"
+            )
     if market.alive is None or market.length is None or market.calibration is None:
-        raise ValueError("market: expected `Market.arrays`, got arrays without their version")
+        raise ValueError(
+            "market: expected `Market.arrays`, got arrays without alive, length or calibration"
+        )
     single = users.points.ndim == 2
     if single:
         users = jax.tree.map(lambda leaf: leaf[None], users)
@@ -78,6 +91,7 @@ def score_arrays(
 
 @partial(jax.jit, static_argnames="score")
 def _score_arrays(market: MarketArrays, users: UserArrays, *, score: Score) -> Array:
+    assert market.alive is not None
     found = score_devices(market, users, score=score)
     return jnp.where(market.alive, found.scores, -jnp.inf)
 
@@ -151,7 +165,7 @@ def score_rows(
         axis=axis,
     )
     return Scores(
-        score(evidence).T,
+        evaluate(score, evidence).T,
         embedded.squared_mmd.T,
         classes.class_similarity.transpose(1, 0, 2),
         classes.class_map.transpose(1, 0, 2),
@@ -161,17 +175,45 @@ def score_rows(
 def embed(market: MarketArrays, users: UserArrays, length: Int[Array, ""]) -> Embedded:
     """Compare the users' embeddings with those of the first `length` rows."""
     stored = (market.points, market.scales, market.square_norms, market.weights)
-    if fused_for(market.kernel):
-        own = (users.points, users.weights, users.counts)
-        products = fused_products(market.kernel, *stored, *own, length)
-    else:
-        columns, shares = pack_columns(users.points, users.weights, users.counts)
-        count = users.counts.sum()
-        products = embedding_products(market.kernel, *stored, columns, shares, count, length)
+    own = (users.points, users.weights, users.counts)
+    products = _products(market.kernel, *stored, *own, length)
     user_terms = _user_self_terms(market.kernel, users)
     norms = jnp.sqrt(jnp.maximum(market.self_terms[:, None] * user_terms[None, :], 1e-30))
     squared = market.self_terms[:, None] + user_terms[None, :] - 2.0 * products
     return Embedded(squared, products / norms)
+
+
+@jax.custom_jvp
+def _products(
+    kernel: Kernel,
+    points: Array,
+    scales: Array,
+    square_norms: Array,
+    weights: Array,
+    user_points: Array,
+    user_weights: Array,
+    counts: Array,
+    length: Array,
+) -> Float[Array, "rows Q"]:
+    """Return <Phi_l, Phi_T> for every row and user, by the fastest form for the device."""
+    stored = (points, scales, square_norms, weights)
+    if fused_for(kernel):
+        return fused_products(kernel, *stored, user_points, user_weights, counts, length)
+    columns, shares = pack_columns(user_points, user_weights, counts)
+    return embedding_products(kernel, *stored, columns, shares, counts.sum(), length)
+
+
+@_products.defjvp
+def _products_derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    def products(kernel: Kernel, *arguments: Array) -> Array:
+        points, scales, square_norms, weights, *user, length = arguments
+        columns, shares = pack_columns(*user)
+        return differentiable_products(
+            kernel, points, scales, square_norms, weights, columns, shares, length
+        )
+
+    result, tangent = jax.jvp(products, primals, tangents)
+    return result, tangent
 
 
 def _user_self_terms(kernel: Kernel, users: UserArrays) -> Float[Array, " Q"]:

@@ -37,6 +37,7 @@ __all__ = [
     "Score",
     "Transfer",
     "as_score",
+    "evaluate",
     "needs_labels",
     "needs_peers",
 ]
@@ -231,6 +232,27 @@ def as_score(name: str, value: object) -> Score:
             f"{name}: expected a hashable score, such as an instance of a frozen dataclass"
         ) from None
     return value
+
+
+def evaluate(score: Score, evidence: Evidence) -> Float[Array, "rows Q"]:
+    """Return the scores of rows, inside a compiled function.
+
+    Zeros lose their sign: to `top_k` minus zero is less than zero, so that equal scores would not
+    keep their order.
+
+    Raises:
+        TypeError, ValueError: a score that does not return one real number per row and user.
+    """
+    values, shape = jnp.asarray(score(evidence)), evidence.squared_mmd.shape
+    if values.shape != shape:
+        raise ValueError(
+            f"method: expected {score.name!r} to return one number per learnware and user, "
+            f"of shape {shape}, got shape {values.shape}"
+        )
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise TypeError(f"method: expected {score.name!r} to return floats, got {values.dtype}")
+    values = values.astype(jnp.float32)
+    return jnp.where(values == 0, 0.0, values)
 
 
 def needs_labels(score: Score) -> bool:

@@ -114,10 +114,10 @@ def _best(
         if axis is None:
             return rows.astype(jnp.int32), taken
         slots = (rows * devices + jax.lax.axis_index(axis)).astype(jnp.int32)
-        best = jax.tree.map(
+        all_slots, all_scores = jax.tree.map(
             lambda leaf: jax.lax.all_gather(leaf, axis, axis=1, tiled=True), (slots, taken)
         )
-        return _best_of(*best, min(k, best[0].shape[1]))
+        return _best_of(all_slots, all_scores, min(k, all_slots.shape[1]))
 
     spread = local if mesh is None else over_devices(local, mesh, market, by_row=0, everywhere=1)
     return pack_scores(*spread(market, users))

@@ -26,6 +26,7 @@ from jaxspec.scoring import (
     best_agreement,
     compare_classes,
     embed,
+    evaluate,
     find_peers,
     gather,
     needs_peers,
@@ -272,6 +273,6 @@ def best_rows(
         best=best,
         similarity=(values["similarity"], values["shared_similarity"]),
     )
-    scores = score(evidence).T
+    scores = evaluate(score, evidence).T
     usable = alive[None, :] & ~jnp.isnan(scores)
     return jax.lax.top_k(jnp.where(usable, scores, -jnp.inf), k)  # equal ones in the market's order

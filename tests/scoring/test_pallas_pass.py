@@ -1,6 +1,6 @@
-"""The fused kernel: against float64 numpy and against the pass that XLA compiles.
+"""The Pallas kernel against float64 numpy and against the pass that XLA compiles.
 
-Compiled where the pass uses it, on a GPU; interpreted on a processor.
+It is compiled where the pass uses it, on a GPU, and interpreted on a processor.
 """
 
 from functools import partial
@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scoring_oracles as oracles
 
 import jaxspec as js
-from jaxspec.market.arrays import decode_points, encode_rows
-from jaxspec.scoring import pallas_pass as fused
+from jaxspec.market.precision import decode_points, encode, point_scales
+from jaxspec.scoring import pallas_pass
 from jaxspec.scoring.embedding_pass import embedding_products, pack_columns
 from jaxspec.scoring.pallas_pass import Blocks, fused_for, fused_products
 
@@ -27,36 +28,30 @@ def made(storage="float32", slots=7, m=11, d=6, users=1, n=21, seed=0):
     """
     rng = np.random.default_rng(seed)
     draw = rng.normal(size=(slots, m, d)).astype(np.float32)
-    fields = ("points", "class_vectors", "probe_weights", "hidden_maps")
-    rows = encode_rows(dict.fromkeys(fields, draw), storage)
+    scales = point_scales(draw, storage)
+    stored = encode(draw, "points", storage, scales)
+    norms = np.square(decode_points(stored, scales)).sum(axis=2)
     weights = rng.normal(size=(slots, m)).astype(np.float32)
     weights[:, -2:] = 0.0
     counts = np.maximum(n - 3 * np.arange(users), 0)
     own = np.arange(n) < counts[:, None]
     shares = np.where(own, rng.normal(size=(users, n)) / n, 0.0).astype(np.float32)
     points = np.where(own[..., None], rng.normal(size=(users, n, d)), 0.0).astype(np.float32)
-    stored = [rows[name] for name in ("points", "scales", "square_norms")]
-    return [jnp.asarray(one) for one in (*stored, weights, points, shares, counts)]
+    return [jnp.asarray(one) for one in (stored, scales, norms, weights, points, shares, counts)]
 
 
 def oracle(kernel, points, scales, _, weights, columns, shares, counts):
     """Return sum_ij w_i k(x_i, c_qj) s_qj in float64."""
-    x, w, c, s = (
-        np.asarray(value, np.float64)
-        for value in (decode_points(points, scales), weights, columns, shares)
-    )
-    distance = np.square(x[:, :, None, None, :] - c[None, None]).sum(axis=-1)  # (l, m, q, t)
-    h2 = float(kernel.bandwidth) ** 2
-    values = (
-        np.exp(-0.5 * distance / h2)
-        if isinstance(kernel, js.Gaussian)
-        else 1.0 / np.sqrt(1.0 + distance / h2)
-    )
-    return np.einsum("lm,lmqt,qt->lq", w, values, s)
+    x = np.asarray(points, np.float64)
+    if points.dtype == np.int8:
+        x = x * np.asarray(scales, np.float64)[..., None]
+    w, c, s = (np.asarray(value, np.float64) for value in (weights, columns, shares))
+    values = oracles.kernel_values(kernel, x.reshape(-1, x.shape[2]), c.reshape(-1, x.shape[2]))
+    return np.einsum("lm,lmqt,qt->lq", w, values.reshape(*w.shape, *s.shape), s)
 
 
 def by_xla(kernel, points, scales, norms, weights, columns, shares, counts):
-    """Return what the pass without the kernel says."""
+    """Return what the pass that XLA compiles gives."""
     packed = pack_columns(columns, shares, counts)
     length = len(weights)
     stored = (points, scales, norms, weights)
@@ -102,22 +97,24 @@ def test_sizes_that_fit_no_block_equal_float64(storage, m, d):
 
 
 @pytest.mark.parametrize("length", [2, 7, 9])
-def test_a_market_of_more_features_than_are_counted_is_halved(monkeypatch, length):
-    """As one of 2^31 to 2^32 bytes of int8: where Pallas counts in 32 bits with a sign."""
+def test_a_market_of_more_features_than_can_be_addressed_is_halved(monkeypatch, length):
+    """As one of 2^31 to 2^32 bytes of int8, which Pallas addresses by signed 32-bit integers."""
     arguments = made("int8", slots=9, m=11, d=16, users=3)
     kernel = js.Gaussian(bandwidth=4.0)
-    whole = fused_products(kernel, *arguments, length, **OPTIONS)
-    asked = []
-    monkeypatch.setattr(fused, "MOST_COUNTED", 9 * 11 * 16 // 2 + 100)
-    call = fused._call
-    monkeypatch.setattr(
-        fused, "_call", lambda *some, **named: asked.append(1) or call(*some, **named)
-    )
+    at_once = fused_products(kernel, *arguments, length, **OPTIONS)
+    calls, call = [], pallas_pass.call_kernel
+
+    def counted(*arguments, **options):
+        calls.append(1)
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(pallas_pass, "MAX_ADDRESSED_FEATURES", 9 * 11 * 16 // 2 + 100)
+    monkeypatch.setattr(pallas_pass, "call_kernel", counted)
     halved = fused_products(kernel, *arguments, length, **OPTIONS)
     assert halved.shape == (9, 3)
-    np.testing.assert_allclose(halved[:length], whole[:length], atol=1e-6)
+    np.testing.assert_allclose(halved[:length], at_once[:length], atol=1e-6)
     np.testing.assert_allclose(halved[:length], oracle(kernel, *arguments)[:length], atol=2e-6)
-    assert len(asked) == 2
+    assert len(calls) == 2
 
 
 def test_slots_from_length_on_may_be_left_out():
@@ -127,7 +124,7 @@ def test_slots_from_length_on_may_be_left_out():
     expected = oracle(kernel, *arguments)
     found = np.asarray(run(31))
     np.testing.assert_allclose(found[:31], expected[:31], atol=2e-6)
-    assert not found[-1].any()
+    np.testing.assert_array_equal(found[-1], 0)
     np.testing.assert_allclose(run(100), expected, atol=2e-6)
 
 

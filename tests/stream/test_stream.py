@@ -2,297 +2,267 @@
 
 import dataclasses
 import itertools
-import json
-import shutil
-import zlib
 
+import drawn_markets as made
 import jax
 import numpy as np
 import pytest
-from conftest import DIMENSION, KERNEL, SPACE, made_user, names
+from drawn_markets import (
+    COUNT,
+    SPACE,
+    NearAndAlike,
+    assert_best_of,
+    drawn,
+    drawn_market,
+    drawn_user,
+    one_width,
+)
 
 import jaxspec as js
-from jaxspec.files import reader as market_folder
-from jaxspec.files import store
-from jaxspec.matching import match as matching
-from jaxspec.specify.probe_proxy import ProbeProxy
+from jaxspec.base import FileError
+from jaxspec.files import reader
+from jaxspec.scoring import METHODS
 from jaxspec.stream import blocks as stream_blocks
 from jaxspec.stream import state as stream_state
+from jaxspec.stream import stream
 
-COUNT = 23
 
-
-def made_market(probes, storage="float32", count=COUNT, kernel=KERNEL, offset=0.0):
-    """Random learnwares of three to five classes; every third has no probe proxy."""
-    rng = np.random.default_rng(3)
-    landmarks = rng.normal(size=(9, DIMENSION)).astype(np.float32) * 2 + np.float32(offset)
-
-    def normal(*shape):
-        return rng.normal(size=shape).astype(np.float32)
-
-    specs = {}
-    for i in range(count):
-        size, classes = 7 + i % 4, 3 + i % 3
-        probe = None
-        if probes and i % 3:
-            probe = ProbeProxy(landmarks, normal(9, classes), normal(classes), 0.9, "made")
-        points = normal(size, DIMENSION) + 2 * normal(DIMENSION) + np.float32(offset)
-        specs[f"m{i}"] = js.Specification(
-            js.ReducedSet(points, (np.abs(normal(size)) + 0.1) / size),
-            js.Proxy(normal(DIMENSION, classes), normal(classes)),
-            kernel,
-            tuple(names(classes)),
-            SPACE,
-            num_examples=100,
-            probe=probe,
-        )
-    return js.Market.from_specifications(specs, storage=storage)
+@pytest.fixture(autouse=True, scope="module")
+def fewer_programs():
+    with one_width():
+        yield
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Return a function that gives (folder, the market loaded from it)."""
-    made = {}
+    known = {}
 
-    def get(probes=True, storage="float32"):
-        if (probes, storage) not in made:
+    def get(probes=True, precision="float32"):
+        if (probes, precision) not in known:
             path = tmp_path_factory.mktemp("markets") / "market"
-            made_market(probes, storage).save(path)
-            made[probes, storage] = path, js.Market.load(path)
-        return made[probes, storage]
+            drawn_market(probe=probes, precision=precision).save(path)
+            known[probes, precision] = path, js.Market.load(path)
+        return known[probes, precision]
 
     return get
 
 
-def assert_as_match(found, whole, k, user=None):
-    """Check a streamed answer against `match` on the loaded market."""
-    pick = (lambda value: value) if user is None else (lambda value: value[user])
-    order = np.argsort(-pick(whole.scores), kind="stable")[:k]
-    assert found.ids == tuple(whole.ids[i] for i in order)
-    classes = len(found.class_names)
-    for name in ("scores", "squared_mmd", "class_similarity", "class_map"):
-        want = pick(getattr(whole, name))[order]
-        if want.ndim == 2:
-            want = want[:, :classes]
-        np.testing.assert_allclose(getattr(found, name), want, atol=1e-5)
-    assert found.method == pick(whole.method) if user is not None else whole.method
-    best = found.ids[0]
-    assert found.explain(best)[0][:2] == whole.explain(best, user or 0)[0][:2]
-    assert len(found.top_k(3)) == min(3, k)
+def streamed(path, user, k=COUNT, *, block_size=None, verify=False, **options):
+    folder = js.MarketFolder(path, block_size=block_size, verify=verify)
+    return js.match(folder, user, k=k, **options)
 
 
-EVERY_DAY = [("float32", True, method) for method in matching.METHODS]
+EVERY_DAY = [("float32", True, method) for method in METHODS]
 EVERY_DAY += [("float32", False, "likelihood"), ("bfloat16", False, "rkme")]
 EVERY_DAY += [("bfloat16", True, "likelihood"), ("int8", True, "transfer")]
 EVERY_DAY += [("int8", True, "likelihood"), ("int8", False, "classwise")]
-ALL_CASES = itertools.product(["float32", "bfloat16", "int8"], [False, True], matching.METHODS)
+ALL_CASES = itertools.product(["float32", "bfloat16", "int8"], [False, True], METHODS)
 
 
 @pytest.mark.parametrize(
-    ("storage", "probes", "method"),
+    ("precision", "probes", "method"),
     [
         pytest.param(*case, marks=[] if case in EVERY_DAY else pytest.mark.slow)
         for case in ALL_CASES
     ],
 )
-def test_a_stream_is_match_on_the_loaded_market(saved, storage, probes, method):
-    path, market = saved(probes, storage)
-    user = made_user(2)
+def test_a_stream_is_match_on_the_loaded_market(saved, precision, probes, method):
+    path, market = saved(probes, precision)
+    user = drawn_user(2)
     whole = js.match(market, user, method=method)
     for block_size in (None, 5):
-        found = js.stream_top_k(path, user, 4, method=method, block_size=block_size)
-        assert_as_match(found, whole, 4)
+        found = streamed(path, user, 4, method=method, block_size=block_size)
+        assert_best_of(found, whole, 4)
+        assert found.notes == whole.notes
+        for one, other in zip(
+            found.explain(found.ids[0]), whole.explain(found.ids[0]), strict=True
+        ):
+            assert one[:2] == other[:2]
+            assert one[2] == pytest.approx(other[2], abs=1e-5)
+
+
+@pytest.mark.parametrize("label_spaces", ["homogeneous", "heterogeneous"])
+def test_label_spaces_and_reuse_are_resolved_as_by_match(saved, label_spaces):
+    path, market = saved()
+    for reuse in ("direct", "fine-tune"):
+        options = {"reuse": reuse, "label_spaces": label_spaces}
+        whole = js.match(market, drawn_user(2), **options)
+        found = streamed(path, drawn_user(2), 5, block_size=6, **options)
+        assert_best_of(found, whole, 5)
+        assert (found.reuse, found.label_spaces) == (reuse, label_spaces)
 
 
 @pytest.mark.parametrize("block_size", [1, 8, COUNT - 1, COUNT, 100])
 def test_blocks_do_not_change_the_answer(saved, block_size):
     path, market = saved()
-    users = [made_user(1), made_user(2, class_names=list("wxyz")), made_user(3, classes=3)]
-    found = js.stream_top_k(path, users, COUNT + 9, block_size=block_size)
-    whole = js.match(market, users)
+    users = [drawn_user(1), drawn_user(2, "wxyz"), drawn_user(3, "ab")]
+    found = streamed(path, users, COUNT + 9, block_size=block_size)
     assert [one.method for one in found] == ["likelihood", "transfer", "likelihood"]
-    for i, one in enumerate(found):
-        assert_as_match(one, whole, COUNT, user=i)
+    for one, whole in zip(found, js.match(market, users), strict=True):
+        assert len(one) == COUNT
+        assert_best_of(one, whole, COUNT)
 
 
-def test_a_batch_may_mix_all_methods_that_users_ask_for(saved):
+def test_a_batch_may_mix_all_methods_that_users_get(saved):
     path, market = saved()
-    silent = dataclasses.replace(made_user(4), labels=None)
-    users = [made_user(1), silent, made_user(2, class_names=list("wxyz"))]
-    for found, user in zip(js.stream_top_k(path, users, 3, block_size=6), users, strict=True):
-        assert_as_match(found, js.match(market, user), 3)
+    silent = dataclasses.replace(drawn_user(4), labels=None)
+    users = [drawn_user(1), silent, drawn_user(2, "wxyz")]
+    for found, user in zip(streamed(path, users, 3, block_size=6), users, strict=True):
+        assert_best_of(found, js.match(market, user), 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreeing:
+    """A score of somebody else that needs the users' peers."""
+
+    name: str = "agreeing"
+    needs: tuple[str, ...] = ("agreement", "reliability", "share")
+
+    def __call__(self, evidence):
+        return evidence.reliability * evidence.agreement + evidence.share + evidence.closeness
+
+
+@pytest.mark.parametrize("method", [NearAndAlike(), Agreeing(), js.Likelihood(weight=0.1)])
+def test_own_scores_are_those_of_match(saved, method):
+    path, market = saved()
+    users = [drawn_user(1), made.near_user(drawn(4), names="ef")]
+    found = streamed(path, users, 6, method=method, block_size=8)
+    for one, whole in zip(found, js.match(market, users, method=method), strict=True):
+        assert one.method == method.name
+        assert_best_of(one, whole, 6)
+
+
+def test_some_of_the_learnwares_may_be_chosen_from(saved):
+    path, market = saved()
+    among = np.arange(COUNT) % 4 == 1
+    whole = js.match(market, drawn_user(1), among=among)
+    found = streamed(path, drawn_user(1), 12, among=among, block_size=5)
+    assert len(found) == among.sum()
+    assert_best_of(found, whole, 12)
+    folder = js.MarketFolder(path)
+    none = js.match(folder, drawn_user(1), k=3, among=np.zeros(COUNT, bool))
+    assert len(none) == 0
+
+
+def test_scores_that_are_not_numbers_are_never_among_the_best(saved):
+    path, market = saved()
+
+    @dataclasses.dataclass(frozen=True)
+    class Undefined:
+        name: str = "undefined"
+        needs: tuple[str, ...] = ("closeness",)
+
+        def __call__(self, evidence):
+            return jax.numpy.log(evidence.closeness - 0.3)
+
+    whole = js.match(market, drawn_user(1), method=Undefined())
+    known = np.isfinite(whole.scores)
+    assert 0 < known.sum() < COUNT
+    found = streamed(path, drawn_user(1), int(known.sum()), method=Undefined(), block_size=5)
+    assert np.isfinite(found.scores).all()
+    assert set(found.ids) == {name for name, one in zip(whole.ids, known, strict=True) if one}
 
 
 @pytest.mark.parametrize("probes", [False, True])
 def test_users_with_one_distance_to_several_peers_get_their_own(tmp_path, probes):
     """Equal embeddings, unequal probe proxies: the first in the market is the peer, as in match."""
-    market = made_market(probes, count=6)
-    twin = dataclasses.replace(market["m5"], reduced_set=market["m4"].reduced_set)
-    market = market.remove("m5").add("twin", twin)
-    market.save(tmp_path / "m")
-    users = [made_user(seed) for seed in range(4)]
+    specs = {f"m{i}": drawn(i, probe=probes) for i in range(5)}
+    specs["twin"] = dataclasses.replace(drawn(7, probe=probes), reduced_set=drawn(4).reduced_set)
+    js.Market(SPACE, specs).save(tmp_path / "m")
+    users = [made.near_user(drawn(4), seed, "ef") for seed in range(4)]
     whole = js.match(js.Market.load(tmp_path / "m"), users, method="likelihood")
-    for i, one in enumerate(js.stream_top_k(tmp_path / "m", users, 6, block_size=4)):
-        assert_as_match(one, whole, 6, user=i)
+    found = streamed(tmp_path / "m", users, 6, block_size=4, method="likelihood")
+    for one, other in zip(found, whole, strict=True):
+        assert_best_of(one, other, 6)
 
 
 def test_a_peer_may_be_missing(tmp_path):
-    """Learnwares with probes have left; the landmarks stay."""
-    market = made_market(True, count=6)
-    for learnware in ("m1", "m2", "m4", "m5"):
-        market = market.remove(learnware)
+    """Learnwares with probe proxies have left; their arrays stay."""
+    market = drawn_market(7).remove(["m1", "m2", "m4", "m5"])
     market.save(tmp_path / "m")
-    market = js.Market.load(tmp_path / "m")
-    assert market.probe is not None
-    found = js.stream_top_k(tmp_path / "m", made_user(1), 2, method="likelihood")
-    assert_as_match(found, js.match(market, made_user(1), method="likelihood"), 2)
+    loaded = js.Market.load(tmp_path / "m")
+    found = streamed(tmp_path / "m", drawn_user(1), 2, method="likelihood")
+    assert_best_of(found, js.match(loaded, drawn_user(1), method="likelihood"), 2)
+    assert_best_of(found, js.match(market, drawn_user(1), method="likelihood"), 2)
 
 
 @pytest.mark.parametrize("kernel", [js.Laplacian, js.InverseMultiquadric])
 def test_other_kernels_and_origins_far_from_zero(tmp_path, kernel):
-    market = made_market(True, count=9, kernel=kernel(bandwidth=4.0), offset=50.0)
-    assert np.asarray(market.arrays.origin).any()
+    space = made.space_of(kernel(4.0), offset=50.0)
+    market = drawn_market(9, space=space, offset=50.0)
+    assert np.abs(market.origin).min() > 10
     market.save(tmp_path / "m")
-    user = made_user(1)
-    moved = js.ReducedSet(np.asarray(user.reduced_set.points) + 50, user.reduced_set.weights)
-    user = dataclasses.replace(user, kernel=kernel(bandwidth=4.0), reduced_set=moved)
-    found = js.stream_top_k(tmp_path / "m", user, 5, block_size=4)
-    assert_as_match(found, js.match(js.Market.load(tmp_path / "m"), user), 5)
-
-
-def test_markets_of_the_first_files_can_be_streamed(tmp_path, saved):
-    """They had no scales and no square norms."""
-    path, market = saved()
-    copy = shutil.copytree(path, tmp_path / "m")
-    (version,) = copy.glob("version-*")
-    facts = json.loads((version / "facts.json").read_text())
-    for name in ("scales", "square_norms"):
-        del facts["arrays"][name]
-    write_facts(copy, facts)
-    found = js.stream_top_k(copy, made_user(1), 5, block_size=6)
-    assert_as_match(found, js.match(market, made_user(1)), 5)
-
-
-def write_facts(copy, facts):
-    (version,) = copy.glob("version-*")
-    data = json.dumps(facts).encode()
-    (version / "facts.json").write_bytes(data)
-    pointer = json.loads((copy / "market.json").read_text())
-    (copy / "market.json").write_text(json.dumps({**pointer, "crc32": zlib.crc32(data)}))
-
-
-def test_chunks_smaller_than_blocks_and_blocks_smaller_than_chunks(tmp_path, saved, monkeypatch):
-    _, market = saved()
-    monkeypatch.setattr(store, "CHUNK_BYTES", 400)
-    market.save(tmp_path / "m")
-    folder = market_folder.Folder(tmp_path / "m", False)
-    chunk = folder.open(["points"])["points"].chunk_layout.read_chunk.shape
-    assert chunk[0] < 5
-    rows = np.array([20, 3, 3, 7, 0, 22])
-    taken = folder.take(("points", "class_ids"), rows)
-    for name, value in taken.items():
-        np.testing.assert_array_equal(value, np.asarray(getattr(market.arrays, name))[rows])
-    found = js.stream_top_k(tmp_path / "m", made_user(1), 5, block_size=5)
-    assert_as_match(found, js.match(market, made_user(1)), 5)
+    user = drawn_user(1, space=space, offset=50.0)
+    found = streamed(tmp_path / "m", user, 5, block_size=4)
+    assert_best_of(found, js.match(js.Market.load(tmp_path / "m"), user), 5)
 
 
 def test_no_more_than_two_blocks_are_held_and_the_next_is_read_ahead(saved, monkeypatch):
     path, _ = saved()
-    events = []
-    finish, scored = market_folder.Folder.finish, stream_blocks._embed_block
+    events, scored, start = [], stream.score_block, reader.Blocks.start
 
-    class Reading:
-        def __init__(self, one):
-            self.one = one
+    def watched_start(self, first):
+        if first < len(self.folder):
+            events.append(("read", first))
+        return start(self, first)
 
-        def __getitem__(self, rows):
-            if isinstance(rows, slice):
-                events.append(("read", rows.start))
-            return self.one[rows]
+    def watched_score(*arguments):
+        events.append(("score",))
+        return scored(*arguments)
 
-        def __getattr__(self, name):
-            return getattr(self.one, name)
-
-    opened = market_folder.Folder.open
-
-    def watched(self, wanted):
-        found = opened(self, wanted)
-        return {k: Reading(v) if k == "points" else v for k, v in found.items()}
-
-    monkeypatch.setattr(market_folder.Folder, "open", watched)
-    monkeypatch.setattr(
-        stream_blocks, "_embed_block", lambda *a: events.append(("score",)) or scored(*a)
-    )
-    assert finish is market_folder.Folder.finish
-    js.stream_top_k(path, made_user(1), method="rkme", block_size=10)
+    monkeypatch.setattr(reader.Blocks, "start", watched_start)
+    monkeypatch.setattr(stream, "score_block", watched_score)
+    streamed(path, drawn_user(1), method="rkme", block_size=10)
     assert events == [("read", 0), ("read", 10), ("score",), ("read", 20), ("score",), ("score",)]
-
-
-@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
-def test_two_blocks_of_memory_serve_all_and_a_block_stays_while_the_next_is_read(saved, storage):
-    path, market = saved(storage=storage)
-    names, size = ("points", "scales", "class_ids"), 10
-    blocks = market_folder.Blocks(market_folder.Folder(path, False), names, size)
-    addresses = set()
-    blocks.start(0)
-    for first in range(0, COUNT, size):
-        rows = blocks.wait()
-        blocks.start(first + size)
-        for one in blocks.reading:
-            one.result()
-        last = min(first + size, COUNT)
-        for name, value in rows.items():
-            assert len(value) == size
-            want = np.asarray(getattr(market.arrays, name))[first:last]
-            np.testing.assert_array_equal(value[: last - first], want)
-            assert value.ctypes.data % 64 == 0  # else jax copies it
-            addresses.add(value.ctypes.data)
-    assert len(addresses) == 2 * len(names)
-
-
-def test_a_block_that_the_market_does_not_fill_ends_in_no_learnwares(saved):
-    path, market = saved()
-    blocks = market_folder.Blocks(
-        market_folder.Folder(path, False), ("weights", "class_ids"), COUNT + 5
-    )
-    blocks.start(COUNT - 2)
-    rows = blocks.wait()
-    for name, empty in (("weights", 0), ("class_ids", -1)):
-        np.testing.assert_array_equal(
-            rows[name][:2], np.asarray(getattr(market.arrays, name))[COUNT - 2 : COUNT]
-        )
-        assert (rows[name][2:] == empty).all()
 
 
 def test_each_pass_reads_only_what_it_needs(saved, monkeypatch):
     path, _ = saved()
-    opened, sets = market_folder.Folder.open, []
+    opened, passes = js.MarketFolder.blocks, []
 
-    def watched(self, wanted):
-        sets.append(set(wanted))
-        return opened(self, wanted)
+    def watched(self, names, size):
+        passes.append(set(names))
+        return opened(self, names, size)
 
-    monkeypatch.setattr(market_folder.Folder, "open", watched)
-    user = made_user(1)
-    js.stream_top_k(path, user, method="rkme")
-    assert all("probe_weights" not in one for one in sets)
-    assert not any({"points", "class_vectors"} <= one for one in sets)
-    sets.clear()
-    js.stream_top_k(path, user, method="likelihood")
-    first = next(one for one in sets if "square_norms" in one)
-    second = next(one for one in sets if "probe_weights" in one)
-    assert not first & {"class_vectors", "probe_weights", "probe_chances"}
-    assert not second & {"points", "weights", "square_norms"}
+    monkeypatch.setattr(js.MarketFolder, "blocks", watched)
+    streamed(path, drawn_user(1), method="rkme")
+    (only,) = passes
+    assert only == {"points", "scales", "square_norms", "weights", "self_terms"}
+    passes.clear()
+    streamed(path, drawn_user(1), method="likelihood")
+    first, second = passes
+    assert first == only
+    assert {"class_vectors", "class_ids", "probe_weights", "probe_chances"} <= second
+    assert not second & (first | {"hidden_maps"})
+    passes.clear()
+    streamed(path, drawn_user(1), method="transfer")
+    (only,) = passes
+    assert {"points", "class_vectors", "hidden_maps"} <= only
+    assert "probe_chances" not in only
+
+
+def test_blocks_take_some_32_mebibytes_or_what_the_folder_says(saved, monkeypatch):
+    path, _ = saved()
+    names = [("points", "weights")]
+    width = js.MarketFolder(path).row_bytes(names[0])
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 4 * width + 1)
+    assert stream.block_size(js.MarketFolder(path), names) == 4
+    assert stream.block_size(js.MarketFolder(path, block_size=9), names) == 9
+    assert stream.block_size(js.MarketFolder(path, block_size=900), names) == COUNT
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 1)
+    assert stream.block_size(js.MarketFolder(path), names) == 1
 
 
 def test_two_compilations_whatever_the_blocks_and_none_for_another_user(saved, compile_counter):
     path, _ = saved()
     jax.clear_caches()
-    js.stream_top_k(path, made_user(1), block_size=6, method="likelihood")
+    streamed(path, drawn_user(1), block_size=6, method="likelihood")
     assert stream_blocks._embed_block._cache_size() == 1
     assert stream_blocks._class_block._cache_size() == 1
+    other = drawn_user(2, "abcd", n=30)
     with compile_counter() as counter:
-        js.stream_top_k(path, made_user(2, classes=3), 5, block_size=6, method="likelihood")
+        streamed(path, other, block_size=6, method="likelihood", label_spaces="homogeneous")
     assert counter.count == 0
 
 
@@ -318,22 +288,20 @@ def stop_after(blocks, error=Stop):
 @pytest.mark.parametrize("blocks", [1, 4, 6, 8])  # of four in the first and four in the second pass
 def test_an_interrupted_stream_goes_on_where_it_stopped(saved, tmp_path, blocks, error):
     path, _ = saved()
-    users = [made_user(1), made_user(2, class_names=list("wxyz"))]
-    whole = js.stream_top_k(path, users, 5, block_size=6)
+    users = [drawn_user(1), drawn_user(2, "wxyz")]
+    uninterrupted = streamed(path, users, 5, block_size=6)
     resume = tmp_path / "state" / "stream.npz"
+    options = {"k": 5, "block_size": 6, "resume": resume}
     with pytest.raises(error):
-        js.stream_top_k(
-            path, users, 5, block_size=6, resume=resume, progress=stop_after(blocks, error)
-        )
+        streamed(path, users, **options, progress=stop_after(blocks, error))
     assert [one.name for one in resume.parent.iterdir()] == [resume.name]
     seen = []
-    found = js.stream_top_k(
-        path, users, 5, block_size=6, resume=resume, progress=lambda *at: seen.append(at)
-    )
+    found = streamed(path, users, **options, progress=lambda *at: seen.append(at))
     assert len(seen) == 8 - blocks
-    assert not seen or seen[-1] == (COUNT, COUNT)
+    assert seen[-1:] == [(COUNT, COUNT)] * (blocks < 8)
+    assert seen == sorted(seen)
     assert not resume.exists()
-    for one, two in zip(found, whole, strict=True):
+    for one, two in zip(found, uninterrupted, strict=True):
         assert one.ids == two.ids
         for name in ("scores", "squared_mmd", "class_similarity", "class_map"):
             np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
@@ -343,82 +311,126 @@ def test_a_stream_may_go_on_with_other_blocks_and_another_k(saved, tmp_path):
     path, market = saved()
     resume = tmp_path / "stream.npz"
     with pytest.raises(Stop):
-        js.stream_top_k(path, made_user(1), 2, block_size=6, resume=resume, progress=stop_after(6))
-    found = js.stream_top_k(path, made_user(1), 7, block_size=5, resume=resume)
-    assert_as_match(found, js.match(market, made_user(1)), 7)
+        streamed(path, drawn_user(1), 2, block_size=6, resume=resume, progress=stop_after(6))
+    found = streamed(path, drawn_user(1), 7, block_size=5, resume=resume)
+    assert_best_of(found, js.match(market, drawn_user(1)), 7)
 
 
 def test_the_state_is_written_while_the_stream_runs(saved, tmp_path, monkeypatch):
     path, _ = saved()
     monkeypatch.setattr(stream_state, "SAVE_SECONDS", -1.0)
-    resume, there = tmp_path / "stream.npz", []
-    js.stream_top_k(
+    resume, sizes = tmp_path / "stream.npz", []
+    streamed(
         path,
-        made_user(1),
+        drawn_user(1),
         block_size=6,
         resume=resume,
-        progress=lambda *_: there.append(resume.stat().st_size),
+        progress=lambda *_: sizes.append(resume.stat().st_size),
     )
-    assert len(there) == 8
-    assert there[3] > there[0]
+    assert len(sizes) == 8
+    assert sizes[3] > sizes[0]
 
 
 def test_a_state_of_something_else_is_refused_and_left_alone(saved, tmp_path):
     path, _ = saved()
-    other, _ = saved(storage="int8")
-    resume, user = tmp_path / "stream.npz", made_user(1)
+    other, _ = saved(precision="int8")
+    resume, user = tmp_path / "stream.npz", drawn_user(1)
     with pytest.raises(Stop):
-        js.stream_top_k(path, user, block_size=6, resume=resume, progress=stop_after(6))
+        streamed(path, user, block_size=6, resume=resume, progress=stop_after(6))
     data = resume.read_bytes()
     for said, change in (
         ("another market", {"path": other}),
-        ("another users", {"user": made_user(2)}),
+        ("another users", {"user": drawn_user(2)}),
         ("another users", {"label_spaces": "heterogeneous", "reuse": "direct"}),
         ("another method", {"method": "transfer"}),
+        ("another method", {"method": js.Likelihood(weight=0.5)}),
     ):
         asked = {"path": path, "user": user, **change}
-        with pytest.raises(ValueError, match=f"stream.npz: .*{said}"):
-            js.stream_top_k(**asked, resume=resume)
+        with pytest.raises(FileError, match=f"stream.npz: .*{said}"):
+            streamed(**asked, resume=resume)
     assert resume.read_bytes() == data
     for damaged in (data[:-30], b"all I have", b""):
         resume.write_bytes(damaged)
-        with pytest.raises(ValueError, match="stream.npz: "):
-            js.stream_top_k(path, user, resume=resume)
+        with pytest.raises(FileError, match=r"stream.npz: "):
+            streamed(path, user, resume=resume)
         assert resume.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.update(done=np.array([99, 0])), "done: expected 2 counts up to 21"),
+        (lambda f: f.update(done=np.array([6, 12])), "done: expected"),
+        (lambda f: f.update({"0 closeness": f["0 closeness"][:3]}), "closeness: expected float32"),
+        (lambda f: f.update({"0 closeness": f["0 closeness"] * np.nan}), "closeness: expected fin"),
+        (lambda f: f.pop("0 squared_mmd"), "0 squared_mmd"),
+    ],
+)
+def test_a_state_with_wrong_numbers_is_refused(saved, tmp_path, change, message):
+    path, _ = saved()
+    resume, user = tmp_path / "stream.npz", drawn_user(1)
+    with pytest.raises(Stop):
+        streamed(path, user, block_size=6, resume=resume, progress=stop_after(6))
+    with np.load(resume) as file:
+        fields = dict(file)
+    change(fields)
+    np.savez(resume, **fields)
+    with pytest.raises(FileError, match=message):
+        streamed(path, user, resume=resume)
 
 
 # Bad input
 
 
-def test_nan_on_disk_is_named(saved, tmp_path, monkeypatch):
-    _, market = saved()
-    for field, where in (("points", COUNT - 1), ("probe_weights", 7), ("self_terms", 4)):
-        broken = js.Market.from_specifications(dict(market.items()))
-        values = np.array(getattr(broken.arrays, field))
-        values[where] = np.nan
-        broken._storage.arrays = dataclasses.replace(broken.arrays, **{field: values})
-        with monkeypatch.context() as patch:
-            patch.setattr(store, "_check_finite", lambda *_: None)
-            broken.save(tmp_path / field)
-        with pytest.raises(ValueError, match=f"{field}: {field}: expected finite numbers"):
-            js.stream_top_k(tmp_path / field, made_user(1), block_size=6)
+def with_numbers(rows, name, at, value):
+    """Return rows of a market of which one learnware has wrong numbers."""
+    if name not in rows:
+        return rows
+    changed = rows[name].copy()
+    changed[at] = value
+    return {**rows, name: changed}
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "method"),
+    [("points", COUNT - 1, "rkme"), ("probe_weights", 7, "likelihood"), ("self_terms", 4, "rkme")],
+)
+def test_nan_on_disk_is_named(saved, monkeypatch, name, at, method):
+    path, _ = saved()
+    wait, seen = reader.Blocks.wait, []
+
+    def damaged(self):
+        first = 6 * len(seen) if name != "probe_weights" else 6 * (len(seen) - 4)
+        seen.append(1)
+        rows = wait(self)
+        return with_numbers(rows, name, at - first, np.nan) if 0 <= at - first < 6 else rows
+
+    monkeypatch.setattr(reader.Blocks, "wait", damaged)
+    with pytest.raises(FileError, match=f"{name}: expected finite numbers") as caught:
+        streamed(path, drawn_user(1), block_size=6, method=method)
+    assert str(caught.value).startswith(f"{path}: ")
 
 
 def test_nothing_of_a_block_with_nan_is_kept(saved, tmp_path, monkeypatch):
-    _, market = saved()
-    broken = js.Market.from_specifications(dict(market.items()))
-    values = np.array(broken.arrays.points)
-    values[14] = np.inf
-    broken._storage.arrays = dataclasses.replace(broken.arrays, points=values)
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "_check_finite", lambda *_: None)
-        broken.save(tmp_path / "m")
+    path, _ = saved()
+    wait, firsts, start = reader.Blocks.wait, {}, reader.Blocks.start
+
+    def noted(self, first):
+        firsts.setdefault(id(self), []).append(first)
+        return start(self, first)
+
+    def damaged(self):
+        rows, first = wait(self), firsts[id(self)][-1]
+        return with_numbers(rows, "points", 14 - first, np.inf) if first == 12 else rows
+
+    monkeypatch.setattr(reader.Blocks, "start", noted)
+    monkeypatch.setattr(reader.Blocks, "wait", damaged)
     resume, seen = tmp_path / "stream.npz", []
     for _ in range(2):  # the second call goes on from the state, and stops at the same block
-        with pytest.raises(ValueError, match="points: expected finite numbers"):
-            js.stream_top_k(
-                tmp_path / "m",
-                made_user(1),
+        with pytest.raises(FileError, match="points: expected finite numbers"):
+            streamed(
+                path,
+                drawn_user(1),
                 method="rkme",
                 block_size=6,
                 resume=resume,
@@ -430,101 +442,38 @@ def test_nothing_of_a_block_with_nan_is_kept(saved, tmp_path, monkeypatch):
             assert np.isfinite(state["0 squared_mmd"]).all()
 
 
-def test_damage_is_found_by_verifying(saved, tmp_path):
+def test_bad_input_is_named_as_by_match(saved):
     path, _ = saved()
-    copy = shutil.copytree(path, tmp_path / "m")
-    file = next(copy.glob("version-*/arrays/commit_success.txt"))
-    file.write_bytes(file.read_bytes() + b" ")
-    js.stream_top_k(copy, made_user(1))
-    with pytest.raises(ValueError, match="arrays: a file is missing or damaged"):
-        js.stream_top_k(copy, made_user(1), verify=True)
-    js.stream_top_k(path, made_user(1), verify=True)
-    for file in copy.glob("version-*/arrays/**/d/*"):
-        file.unlink()
-    with pytest.raises(ValueError, match="m: "):
-        js.stream_top_k(copy, made_user(1))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda f: f["ids"].__setitem__(1, "m0"), "ids: expected different"),
-        (lambda f: f["class_names"].pop(), "class_ids"),
-        (lambda f: f["facts"]["size"].__setitem__(0, 99), "size: expected values in"),
-        (lambda f: f["facts"]["num_examples"].__setitem__(COUNT - 1, True), "num_examples: exp"),
-        (lambda f: f["facts"]["fidelity"].__setitem__(7, "good"), "fidelity: expected"),
-        (lambda f: f.update(kernel="Popen"), "kernel: expected one of"),
-        (lambda f: f.update(probe=None), "probe: does not fit"),
-        (lambda f: f["arrays"]["weights"].__setitem__(1, "int32"), "weights: expected"),
-        (lambda f: f["arrays"]["class_bias"].__setitem__(0, [COUNT, 2]), "class_bias: expected"),
-        (lambda f: f["arrays"]["landmarks"].__setitem__(0, [4, 6]), "expected shape"),
-    ],
-)
-def test_facts_that_are_off_are_refused_as_by_load(saved, tmp_path, change, message):
-    path, _ = saved()
-    copy = shutil.copytree(path, tmp_path / "m")
-    (version,) = copy.glob("version-*")
-    facts = json.loads((version / "facts.json").read_text())
-    change(facts)
-    write_facts(copy, facts)
-    with pytest.raises(ValueError, match=message) as caught:
-        js.stream_top_k(copy, made_user(1))
-    assert str(caught.value).startswith(f"{copy}: ")
-    with pytest.raises(ValueError, match=message):
-        js.Market.load(copy)
-
-
-def test_arrays_that_are_not_what_the_facts_say_are_refused(saved, tmp_path):
-    path, _ = saved()
-    copy = shutil.copytree(path, tmp_path / "m")
-    (version,) = copy.glob("version-*")
-    facts = json.loads((version / "facts.json").read_text())
-    for name in ("points", "class_vectors", "landmarks"):  # of one column less, all of them
-        facts["arrays"][name][0][-1] -= 1
-    facts["arrays"]["origin"][0][0] -= 1
-    write_facts(copy, facts)
-    with pytest.raises(ValueError, match="expected float32 of shape"):
-        js.stream_top_k(copy, made_user(1))
-
-
-def test_bad_input_is_named_as_by_match(saved, tmp_path):
-    path, _ = saved()
-    user = made_user(1)
-    for options, message in (
-        ({"k": 0}, "k: expected an integer of at least 1"),
-        ({"k": True}, "k: expected an integer"),
-        ({"block_size": 0}, "block_size: expected an integer of at least 1"),
-        ({"method": "best"}, "method: expected one of"),
-        ({"reuse": "never"}, "reuse: expected one of"),
-        ({"label_spaces": "same"}, "label_spaces: expected one of"),
+    user = drawn_user(1)
+    for options, error, message in (
+        ({"k": None}, ValueError, "k: expected a number .* MarketFolder is streamed, got None"),
+        ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
+        ({"k": True}, TypeError, "k: expected an integer"),
+        ({"method": "best"}, ValueError, "method: expected one of"),
+        ({"method": NearAndAlike(needs=("speed",))}, ValueError, "method.needs: expected names of"),
+        ({"reuse": "never"}, ValueError, "reuse: expected one of"),
+        ({"label_spaces": "same"}, ValueError, "label_spaces: expected one of"),
+        ({"among": [1, 0]}, TypeError, "among: expected a boolean mask"),
+        ({"resume": 3}, TypeError, "resume: expected a string or a path"),
     ):
-        with pytest.raises(ValueError, match=message):
-            js.stream_top_k(path, user, **options)
+        with pytest.raises(error, match=message):
+            streamed(path, user, **options)
     with pytest.raises(ValueError, match="user: expected at least one"):
-        js.stream_top_k(path, [])
-    with pytest.raises(ValueError, match="'elsewhere'.*'made-features'"):
-        js.stream_top_k(path, dataclasses.replace(user, feature_space="elsewhere"))
+        streamed(path, [])
+    elsewhere = dataclasses.replace(user, space_name="elsewhere", space_digest="another")
+    with pytest.raises(ValueError, match="'elsewhere'.*'drawn'"):
+        streamed(path, elsewhere)
     with pytest.raises(ValueError, match="needs the labels"):
-        js.stream_top_k(path, dataclasses.replace(user, labels=None), method="transfer")
-    with pytest.raises(FileNotFoundError, match="nowhere: there is nothing"):
-        js.stream_top_k(tmp_path / "nowhere", user)
-    with pytest.raises(ValueError, match="without market.json"):
-        js.stream_top_k(tmp_path, user)
+        streamed(path, dataclasses.replace(user, labels=None), method="transfer")
 
 
-def test_the_answers_market_knows_names_and_refuses_the_rest(saved):
-    path, market = saved()
-    found = js.stream_top_k(path, made_user(1)).market
-    assert found.ids == market.ids
-    assert found.class_names("m2") == market.class_names("m2")
-    assert len(found) == COUNT
-    assert "m3" in found
-    for asks in (
-        lambda: js.match(found, made_user(1)),
-        lambda: found["m3"],
-        lambda: found.remove("m3"),
-        lambda: found.add("new", market["m3"]),
-        lambda: found.calibration,
-    ):
-        with pytest.raises(ValueError, match="its rows are on disk; Market.load"):
-            asks()
+def test_the_market_on_disk_stays_as_it_was(saved, tmp_path):
+    path, _ = saved()
+
+    def state():
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        return [(one, one.stat().st_mtime_ns, one.read_bytes()) for one in files]
+
+    before = state()
+    streamed(path, drawn_user(1), block_size=6, resume=tmp_path / "stream.npz", verify=True)
+    assert state() == before
