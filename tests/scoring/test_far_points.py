@@ -1,4 +1,4 @@
-"""Groups of points that lie thousands of bandwidths apart, in float32 and in a pass over a market."""
+"""Groups of points that lie thousands of bandwidths apart, in a pass over a market."""
 
 import dataclasses
 
