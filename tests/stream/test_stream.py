@@ -182,9 +182,10 @@ def test_a_peer_may_be_missing(tmp_path):
     market = drawn_market(7).remove(["m1", "m2", "m4", "m5"])
     market.save(tmp_path / "m")
     loaded = js.Market.load(tmp_path / "m")
-    found = streamed(tmp_path / "m", drawn_user(1), 2, method="likelihood")
-    assert_best_of(found, js.match(loaded, drawn_user(1), method="likelihood"), 2)
-    assert_best_of(found, js.match(market, drawn_user(1), method="likelihood"), 2)
+    user = drawn_user(1, "ab")
+    found = streamed(tmp_path / "m", user, 2, method="likelihood")
+    assert_best_of(found, js.match(loaded, user, method="likelihood"), 2)
+    assert_best_of(found, js.match(market, user, method="likelihood"), 2)
 
 
 @pytest.mark.parametrize("kernel", [js.Laplacian, js.InverseMultiquadric])
