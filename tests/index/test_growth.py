@@ -75,7 +75,7 @@ def user_elsewhere(user):
     return dataclasses.replace(moved, proxy=js.Proxy(proxy.weights, bias))
 
 
-@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("at_once", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_an_index_of_eight_that_grew_by_a_thousand_finds_what_one_built_anew_does(at_once):
     many = made_market.make_market(world(), 1000, size=20, seed=3)
     added = specifications_of(many, "added")
@@ -98,7 +98,7 @@ def test_an_index_of_eight_that_grew_by_a_thousand_finds_what_one_built_anew_doe
     assert grown.candidates(10) <= 2 * anew.candidates(10) < len(grown)
 
 
-@pytest.mark.parametrize("count", [40, 290])
+@pytest.mark.parametrize("count", [40, pytest.param(290, marks=pytest.mark.slow)])
 def test_the_recall_holds_after_growth_in_another_region_with_other_classes(count):
     """Few newcomers, which the filter has not seen, and as many as there were learnwares."""
     market = made_market.make_market(world(), 600, size=20, spare=0.7)
@@ -119,6 +119,7 @@ def test_the_recall_holds_after_growth_in_another_region_with_other_classes(coun
         assert share_with_all(js.match(grown, people, k=10, **options), exact) >= 0.99
 
 
+@pytest.mark.slow
 def test_the_recall_holds_where_probe_proxies_come_later():
     shapes = made_shapes.make_world(dimension=16)
     market = made_shapes.make_market(shapes, 300, size=20)
@@ -151,6 +152,7 @@ def test_newcomers_are_candidates_until_the_filter_has_seen_them():
     assert grown._filter(METHODS["likelihood"], by_name=True).count == 700
 
 
+@pytest.mark.slow
 def test_growth_refits_a_bounded_number_of_times(monkeypatch):
     fits = []
     fit_encoder = encoders.fit_encoder

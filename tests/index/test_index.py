@@ -127,7 +127,12 @@ def test_it_serves_markets_with_probes_and_users_of_other_names():
 
 
 @pytest.mark.parametrize(
-    ("other", "probe", "recall"), [(False, True, 0.99), (True, True, 0.8), (True, False, 0.8)]
+    ("other", "probe", "recall"),
+    [
+        (False, True, 0.99),
+        pytest.param(True, True, 0.8, marks=pytest.mark.slow),
+        pytest.param(True, False, 0.8, marks=pytest.mark.slow),
+    ],
 )
 def test_the_recall_holds_where_learnwares_differ_in_shape(other, probe, recall):
     shapes = made_shapes.make_world(dimension=16)

@@ -309,8 +309,14 @@ def run_checks(names):
 
 
 @pytest.fixture(scope="module")
-def outcome():
+def outcome(request):
+    """Run the checks of the tests that were selected, all in one process."""
     here = Path(__file__)
+    chosen = [
+        item.callspec.params["check"]
+        for item in request.session.items
+        if Path(item.path) == here and hasattr(item, "callspec")
+    ]
     paths = [str(here.parent), *map(str, here.parents[1:3]), os.environ.get("PYTHONPATH", "")]
     flags = f"--xla_force_host_platform_device_count={DEVICES}"
     environment = {
@@ -321,7 +327,7 @@ def outcome():
         "XLA_FLAGS": f"--xla_backend_optimization_level=0 {flags}",
     }
     done = subprocess.run(
-        [sys.executable, __file__, "devices"],
+        [sys.executable, __file__, "devices", *chosen],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
@@ -331,7 +337,18 @@ def outcome():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("check", CHECKS)
+# The others take minutes: `pytest -m slow`.
+QUICK = (
+    "check_a_few_candidates_of_many_are_those_of_one_device",
+    "check_growth_and_removal",
+    "check_a_spread_index_cannot_be_pickled",
+)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(one, marks=[] if one in QUICK else [pytest.mark.slow]) for one in CHECKS],
+)
 def test_on_eight_devices(outcome, check):
     assert outcome[check] is None, outcome[check]
 

@@ -106,7 +106,10 @@ def test_with_many_classes_products_are_not_kept_and_scores_are_the_same(tmp_pat
             np.testing.assert_allclose(found, want, atol=2e-6)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision",
+    ["int8", *(pytest.param(p, marks=pytest.mark.slow) for p in ("float32", "bfloat16"))],
+)
 def test_a_market_grows_in_its_precision(precision):
     grown = made_market(2, precision=precision).add({"new": made_specification(2)})
     assert grown.precision == precision

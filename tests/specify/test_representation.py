@@ -189,7 +189,9 @@ def test_random_directions_do_not_pass_those_that_separate_the_classes():
 # What markets do with them
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow), "int8"]
+)
 def test_markets_hold_save_stream_and_grow_with_it(tmp_path, precision):
     specs = {f"m{s}": specification_with_map(s) for s in range(3)}
     market = js.Market(SPACE, specs, precision=precision)
