@@ -18,7 +18,9 @@ from jaxspec.market import Calibration, MarketArrays, following, in_float32
 from jaxspec.scoring.class_pass import compare_classes, has_probes, has_representations
 from jaxspec.scoring.embedding_pass import (
     differentiable_products,
+    direct_products,
     embedding_products,
+    far_out,
     pack_columns,
 )
 from jaxspec.scoring.methods import Score, as_score, evaluate, needs_peers
@@ -197,10 +199,22 @@ def _products(
 ) -> Float[Array, "rows Q"]:
     """Return <Phi_l, Phi_T> for every row and user, by the fastest form for the device."""
     stored = (points, scales, square_norms, weights)
+    far = jnp.bool_(False)
+    if kernel.metric == "sqeuclidean":
+        far = far_out(kernel, square_norms, user_points)
+    near_length = jnp.where(far, 0, length)  # one of the two forms computes nothing
     if fused_for(kernel):
-        return fused_products(kernel, *stored, user_points, user_weights, counts, length)
-    columns, shares = pack_columns(user_points, user_weights, counts)
-    return embedding_products(kernel, *stored, columns, shares, counts.sum(), length)
+        own = (user_points, user_weights, counts)
+        products = fused_products(kernel, *stored, *own, near_length)
+        products = jnp.where(far, 0.0, products)
+    else:
+        columns, shares = pack_columns(user_points, user_weights, counts)
+        products = embedding_products(kernel, *stored, columns, shares, counts.sum(), near_length)
+    if kernel.metric != "sqeuclidean":
+        return products
+    far_length = jnp.where(far, length, 0)
+    direct = direct_products(kernel, points, scales, weights, user_points, user_weights, far_length)
+    return products + direct
 
 
 @_products.defjvp
