@@ -248,7 +248,7 @@ def _block_products(
         return (embedded * weights[:, :, None]).sum(axis=1)
     own = jnp.square(columns).sum(axis=1)
     if shares.shape[1] == 1:
-        # One user: long rows of all learnwares. The form below takes a third more time here.
+        # One user: long rows of all learnwares. The form below takes up to a half more time here.
         product = jnp.matmul(-2.0 * columns, x.T, precision="highest")
         values = kernel.profile(jnp.maximum(product + norms[None, :] + own[:, None], 0.0))
         embedded = jnp.matmul(shares.T, values, precision="highest")

@@ -98,6 +98,7 @@ def test_an_index_of_eight_that_grew_by_a_thousand_finds_what_one_built_anew_doe
     assert grown.candidates(10) <= 2 * anew.candidates(10) < len(grown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [40, pytest.param(290, marks=pytest.mark.slow)])
 def test_the_recall_holds_after_growth_in_another_region_with_other_classes(count):
     """Few newcomers, which the filter has not seen, and as many as there were learnwares."""
@@ -137,6 +138,7 @@ def test_the_recall_holds_where_probe_proxies_come_later():
     assert any(name.startswith("probed") for one in exact for name in one.ids)
 
 
+@pytest.mark.slow
 def test_newcomers_are_candidates_until_the_filter_has_seen_them():
     market = made_market.make_market(world(), 600, size=20)
     first = js.Index.build(market)
@@ -180,6 +182,7 @@ def test_growing_by_one_and_users_of_other_classes_compile_nothing(compile_count
     assert counter.count == 0
 
 
+@pytest.mark.slow
 def test_a_filtered_index_that_grows_by_one_compiles_nothing(compile_counter):
     grown = js.Index.build(made_index.drawn_market(400, probe=False))
     user, other = (made_index.drawn_user(seed, probe=False) for seed in (1, 2))

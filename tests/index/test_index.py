@@ -46,6 +46,7 @@ class OwnScore:
         return self.factor * evidence.share * evidence.closeness**3 + evidence.similarity**2
 
 
+@pytest.mark.slow
 def test_the_recall_holds_for_a_users_own_score():
     for score in (OwnScore(), OwnScore(factor=-1.0)):
         found, exact = (js.match(one, users(), k=10, method=score) for one in (index(), large()))
@@ -80,6 +81,7 @@ def test_the_recall_holds_among_some_of_the_learnwares(share):
         np.testing.assert_allclose(found[0].scores, exact[0].scores, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_recall_holds_after_most_of_the_market_was_removed():
     kept = index().remove(large().ids[100:1200])
     people = users(8, seed=12)
