@@ -1,7 +1,7 @@
 """Did a change make the pass over a market slower? Two source trees take turns at the same queries.
 
-    git worktree add /tmp/before HEAD~1
-    python -m benchmarks.speed.passes --other /tmp/before
+    git worktree add ../before HEAD~1
+    python -m benchmarks.speed.passes --other ../before
 
 Each tree is run by a process of its own, which makes the same market (`made_market`, m = 50) with
 the code of that tree and asks it for the best ten, for 1 and 16 users, by embeddings ("rkme") and
