@@ -117,7 +117,7 @@ GRID = [
         kind,
         method,
         spaces,
-        marks=[] if kind == "full" or spaces == "homogeneous" else [pytest.mark.slow],
+        marks=[] if kind == "full" and spaces == "auto" else [pytest.mark.slow],
     )
     for kind in ("full", "bare", "half")
     for method in TOLERANCE
