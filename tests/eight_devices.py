@@ -1,5 +1,10 @@
-"""Checks that run in a process of their own, since jax fixes the number of devices at its start."""
+"""Checks that run in processes of their own, since jax fixes the number of devices at its start.
 
+As a program it is one of several processes: it joins the others before it imports a module of
+tests, because whatever computes starts jax, and calls the module's `run_process`.
+"""
+
+import importlib
 import json
 import os
 import subprocess
@@ -60,3 +65,17 @@ def run_checks(checks):
             outcome[name] = traceback.format_exc()
         print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
     print(json.dumps(outcome))
+
+
+def start_process(module, port, which, processes, folder):
+    """Start one of several processes, which calls `module.run_process(which, folder)`."""
+    arguments = (module, port, which, processes, folder)
+    return start(Path(__file__), *arguments, errors=subprocess.STDOUT)
+
+
+if __name__ == "__main__":
+    name, port, which, processes, folder = sys.argv[1:]
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}", num_processes=int(processes), process_id=int(which)
+    )
+    importlib.import_module(name).run_process(int(which), folder)

@@ -1,14 +1,12 @@
 """A market spread over devices and processes answers as it does on one device.
 
 How many devices there are is settled when jax starts, so everything here runs in processes of its
-own: this file, called with what to do. `devices` runs all `check_...` functions on eight devices of
-one CPU and prints what became of each; `process` is one of several processes.
+own: as a program this file runs all `check_...` functions on eight devices of one processor and
+prints what became of each. Several processes call `run_process`.
 """
 
 import dataclasses
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,7 +29,7 @@ from drawn_markets import (
     drawn_user,
     one_width,
 )
-from eight_devices import DEVICES, TIMEOUT, outcome_of, run_checks, start
+from eight_devices import DEVICES, TIMEOUT, outcome_of, run_checks, start_process
 
 import jaxspec as js
 from jaxspec.market import ROW_ARRAYS
@@ -294,8 +292,12 @@ CHECKS = {name: value for name, value in list(globals().items()) if name.startsw
 # What every one of several processes checks
 
 
-def run_process(port, which, folder):
-    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=PROCESSES, process_id=which)
+def run_process(which, folder):
+    with one_width():
+        check_process(which, folder)
+
+
+def check_process(which, folder):
     assert jax.process_count() == PROCESSES
     assert len(jax.local_devices()) == 1
     mesh = jax.make_mesh((PROCESSES,), ("market",))
@@ -326,14 +328,15 @@ def run_process(port, which, folder):
     ):
         with pytest.raises(ValueError, match="spread over several processes"):
             refused()
+    index = js.Index.build(spread)
+    check_best(index, "likelihood")
     # The calibration of a market that has changed: the processes find it together.
-    check_all(spread.add({"m21": drawn(21)}), "grown")
+    grown = index.add({"m21": drawn(21)})
+    check_best(grown, "grown")
+    check_all(grown.market, "grown")
     check_all(spread.remove(["m20"]), "smaller")
     stacked = js.Market.from_stacked(SPACE, drawn_batches(COUNT), count=COUNT, mesh=mesh)
     check_best(stacked, "stacked")
-    index = js.Index.build(spread)
-    check_best(index, "likelihood")
-    check_best(index.add({"m21": drawn(21)}), "grown")
     print("done", flush=True)
 
 
@@ -363,7 +366,7 @@ def test_on_four_processes(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children = [
-        start(__file__, "process", port, which, tmp_path, errors=subprocess.STDOUT)
+        start_process("test_sharded", port, which, PROCESSES, tmp_path)
         for which in range(PROCESSES)
     ]
     try:
@@ -376,13 +379,9 @@ def test_on_four_processes(tmp_path):
         for child in children:
             child.kill()
     printed = [child.communicate()[0] for child in children]
-    failed = [one for one, child in zip(printed, children, strict=True) if child.returncode]
-    assert all("done" in one for one in printed), failed[0] if failed else printed[0]
+    assert all("done" in one for one in printed), "\n".join(printed)
 
 
 if __name__ == "__main__":
     with one_width():
-        if sys.argv[1] == "devices":
-            run_checks(CHECKS)
-        else:
-            run_process(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+        run_checks(CHECKS)
