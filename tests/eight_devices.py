@@ -41,9 +41,11 @@ def start(file, *arguments, flags="", errors=None):
     )
 
 
-def outcome_of(file):
-    """Run a file's checks on eight devices and return {check: None or its traceback}."""
-    child = start(file, "devices", flags=f"--xla_force_host_platform_device_count={DEVICES}")
+def outcome_of(file, names):
+    """Run checks of a file on eight devices and return {check: None or its traceback}."""
+    child = start(
+        file, "devices", *names, flags=f"--xla_force_host_platform_device_count={DEVICES}"
+    )
     try:
         printed, _ = child.communicate(timeout=TIMEOUT)
     finally:

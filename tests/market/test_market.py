@@ -210,6 +210,7 @@ def test_growing_a_new_market_by_one_compiles_nothing(market, compile_counter):
     assert version.ids == (*market.ids, "new 0")
 
 
+@pytest.mark.slow
 def test_a_market_grows_past_its_capacity_and_its_padded_sizes():
     version = made_market(1)
     for i in range(20):

@@ -78,6 +78,7 @@ def test_a_far_row_in_every_owners_data_does_not_turn_the_int8_ranking_round(sha
             assert found.top_k(1)[0][0] == f"m{seed}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_products_of_class_vectors_are_right_however_rows_came(tmp_path, precision):
     """Built, added, copied for more classes, and loaded: a file does not hold them."""

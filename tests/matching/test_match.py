@@ -143,7 +143,7 @@ def test_the_best_k_are_those_of_all_scores(market, method):
             assert found.notes == whole.notes
 
 
-@pytest.mark.parametrize("k", [None, 2])
+@pytest.mark.parametrize("k", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_several_users_get_a_list_of_what_each_gets_alone(market, k):
     users = [
         made_user(0),
@@ -299,6 +299,8 @@ def rows_in_use(market, scores):
     return np.asarray(scores)[..., market.rows]
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_jit_equals_eager(market, method):
     users = [made_user(1), made_user(2)]
