@@ -221,8 +221,11 @@ class _Rows:
     @devices.in_float32()
     def add(self, rows: Rows, *, finished: bool) -> None:
         """Write rows after those before; rows as they were read are finished first."""
+        total = len(self.rows["weights"])
         for start, part in _pieces(rows):
             part = part if finished else finish_rows(part, self.target.making)
+            # Without spare rows the filling of the last piece may not fit, the learnwares do.
+            part = {name: value[: total - self.done - start] for name, value in part.items()}
             self.rows = devices.write_rows(self.rows, self.done + start, part, self.target.mesh)
         self.done += len(rows["weights"])
 
@@ -253,7 +256,7 @@ def _pieces(rows: Rows) -> Iterator[tuple[int, Rows]]:
 def capacity(count: int, spare: float = 0.25) -> int:
     """Return rows for `count` learnwares and at least a share `spare` more, in eighths."""
     # Learnwares are written in pieces of at least eight rows, so the last seven cannot be used.
-    wanted = count + (max(int(count * spare), 8) if spare else 0) + PIECES[-1] - 1
+    wanted = count + (max(int(count * spare), 8) + PIECES[-1] - 1 if spare else 0)
     step = max(8, bucket(wanted, minimum=8) // 8) if spare else 8
     return max(-(-wanted // step) * step, 8)
 
