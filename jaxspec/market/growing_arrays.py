@@ -199,9 +199,9 @@ class GrowingArrays:
             raise TypeError(
                 "a market that is spread over devices cannot be pickled; use Market.save"
             )
-        state = {name: value for name, value in self.__dict__.items() if name not in ("lock",)}
-        arrays = {**self.__dict__, "arrays": jax.tree.map(np.asarray, self.arrays)}
-        return {**state, "arrays": arrays["arrays"]}
+        state = {**self.__dict__, "arrays": jax.tree.map(np.asarray, self.arrays)}
+        del state["lock"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -57,9 +57,7 @@ def catalogue_of(where: Any) -> Catalogue:
     Raises:
         TypeError: it is nothing that can be asked.
     """
-    raise TypeError(
-        f"where: expected a Market, an Index or a MarketFolder, got a {type(where).__name__}"
-    )
+    raise _cannot_be_asked(where)
 
 
 @functools.singledispatch
@@ -69,6 +67,10 @@ def answer(where: Any, query: Query) -> list[Match]:
     Raises:
         TypeError: it is nothing that can be asked.
     """
-    raise TypeError(
+    raise _cannot_be_asked(where)
+
+
+def _cannot_be_asked(where: object) -> TypeError:
+    return TypeError(
         f"where: expected a Market, an Index or a MarketFolder, got a {type(where).__name__}"
     )
