@@ -258,8 +258,5 @@ def _(where: Index) -> Catalogue:
 def _(where: Index, query: Query) -> list[Match]:
     if query.k is None:  # all learnwares are wanted, so all are scored
         return answer(where.market, query)
-    if query.resume is not None:
-        raise ValueError(
-            f"resume: expected None, as only a MarketFolder is streamed, got {query.resume!r:.80}"
-        )
+    query.refuse_resume()
     return where._best(query)

@@ -148,15 +148,8 @@ def _(where: Market) -> Catalogue:
 
 @answer.register
 def _(where: Market, query: Query) -> list[Match]:
-    _refuse_resume(query)
+    query.refuse_resume()
     return _best_of_market(where, query) if query.k is not None else _all_of_market(where, query)
-
-
-def _refuse_resume(query: Query) -> None:
-    if query.resume is not None:
-        raise ValueError(
-            f"resume: expected None, as only a MarketFolder is streamed, got {query.resume!r:.80}"
-        )
 
 
 def _best_of_market(market: Market, query: Query) -> list[Match]:

@@ -102,6 +102,18 @@ class Query:
             users = jax.tree.map(lambda leaf, at=padded: leaf[at], self.arrays)
             yield Group(score, by_name, places, users)
 
+    def refuse_resume(self) -> None:
+        """Raise if a state is to be kept; for places that are not streamed.
+
+        Raises:
+            ValueError: `resume` was given.
+        """
+        if self.resume is not None:
+            raise ValueError(
+                "resume: expected None, as only a MarketFolder is streamed, "
+                f"got {self.resume!r:.80}"
+            )
+
     def match_of(
         self,
         place: int,
