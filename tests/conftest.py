@@ -35,6 +35,11 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
 
+def alike(first, *others):
+    """Return parameters of which the first is always tested, and the others with the slow tests."""
+    return [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
+
+
 def made_task(seed, n=120, classes=4, spread=0.7):
     """Return features (n, d) of Gaussian classes around centres that the seed draws, and labels."""
     centres = np.random.default_rng(seed).normal(size=(12, DIMENSION)) * 2

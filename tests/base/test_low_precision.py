@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import made_user
+from conftest import alike, made_user
 
 import jaxspec as js
 from jaxspec.base import low_precision
@@ -50,7 +50,7 @@ def test_grams_of_stored_numbers_round_like_float32(dtype):
     )
 
 
-@pytest.mark.parametrize("method", ["classwise", "likelihood", "transfer"])
+@pytest.mark.parametrize("method", alike("likelihood", "transfer", "classwise"))
 def test_scores_are_those_of_a_processor(market, monkeypatch, method):
     """The other side of each branch that asks for the device: longer chunks, no loops, parts."""
     half = market.astype("bfloat16")

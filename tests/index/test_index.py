@@ -8,7 +8,7 @@ import pickle
 import jax
 import numpy as np
 import pytest
-from conftest import made_probe, made_task, made_user, probed_space
+from conftest import alike, made_probe, made_task, made_user, probed_space
 from made_index import assert_same_answer, index, large, share_with_all, small, users
 
 import jaxspec as js
@@ -26,7 +26,7 @@ def test_the_exact_best_ten_are_found_from_few_candidates():
     assert index().candidates(10) < len(large()) / 4
 
 
-@pytest.mark.parametrize("method", ["likelihood", "classwise", "rkme", "transfer"])
+@pytest.mark.parametrize("method", alike("transfer", "likelihood", "classwise", "rkme"))
 def test_answers_are_those_of_the_exact_pass(method):
     user = users(1)[0]
     assert_same_answer(

@@ -6,7 +6,16 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from conftest import DIMENSION, KERNEL, SPACE, made_specification, made_task, made_user, names
+from conftest import (
+    DIMENSION,
+    KERNEL,
+    SPACE,
+    alike,
+    made_specification,
+    made_task,
+    made_user,
+    names,
+)
 from oracles import oracle_assignment, oracle_closeness, oracle_cosines, oracle_squared_mmd
 
 import jaxspec as js
@@ -314,13 +323,13 @@ def test_jit_equals_eager(market, method):
     np.testing.assert_allclose(rows_in_use(market, jitted), want, atol=1e-5)
 
 
-def test_chunks_do_not_change_the_result(market, monkeypatch):
+@pytest.mark.parametrize("method", alike("likelihood", "transfer", "classwise", "rkme"))
+def test_chunks_do_not_change_the_result(market, monkeypatch, method):
     users = [made_user(1, per_class=40), made_user(2)]
 
     def answers():
         jax.clear_caches()  # the size of a block is read while a pass is compiled
-        founds = [js.match(market, users, method=method) for method in METHODS]
-        return list(itertools.chain.from_iterable(founds))
+        return js.match(market, users, method=method)
 
     whole = answers()
     monkeypatch.setattr(embedding_pass, "block_entries", lambda: 2000)
@@ -332,7 +341,7 @@ def test_chunks_do_not_change_the_result(market, monkeypatch):
         np.testing.assert_array_equal(part.class_map, want.class_map)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", alike("likelihood", "transfer", "classwise", "rkme"))
 def test_no_array_of_market_by_points_by_points_exists(method):
     """M m n is 2 GB here; the compiled pass needs the results and a few blocks."""
     market = js.Market(SPACE, {"m0": made_specification(0)})
@@ -349,7 +358,8 @@ def test_no_array_of_market_by_points_by_points_exists(method):
     assert compiled.memory_analysis().temp_size_in_bytes < budget
 
 
-def test_matching_works_where_promotion_of_ranks_and_types_is_forbidden():
+@pytest.mark.parametrize("method", alike("likelihood", "transfer", "classwise", "rkme"))
+def test_matching_works_where_promotion_of_ranks_and_types_is_forbidden(method):
     users = [made_user(1), made_user(2, class_names=OTHERS)]
     specs = {f"m{s}": made_specification(s) for s in range(3)}
 
@@ -357,7 +367,7 @@ def test_matching_works_where_promotion_of_ranks_and_types_is_forbidden():
         market = js.Market(SPACE, specs).add({"new": made_specification(4)})
         market = market.astype("int8").update({"m0": made_specification(5)}).remove(["m1"])
         found = [market["m0"].reduced_set.points]
-        for method, k in itertools.product(METHODS, (None, 2)):
+        for k in (None, 2):
             found += [one.scores for one in js.match(market, users, method=method, k=k)]
         return found
 
@@ -369,7 +379,7 @@ def test_matching_works_where_promotion_of_ranks_and_types_is_forbidden():
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", alike("likelihood", "transfer", "classwise", "rkme"))
 def test_answers_are_the_same_with_x64_on(market, method):
     users = [made_user(1), made_user(2, classes=3), made_user(3, class_names=OTHERS)]
 
@@ -385,7 +395,7 @@ def test_answers_are_the_same_with_x64_on(market, method):
             np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
 
 
-@pytest.mark.parametrize("reuse", REUSES)
+@pytest.mark.parametrize("reuse", alike(*REUSES))
 def test_index_and_stream_answer_the_same_with_x64_on(market, tmp_path, reuse):
     market.save(tmp_path / "market")
     user = made_user(1)

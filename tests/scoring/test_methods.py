@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scoring_oracles as oracles
+from conftest import alike
 from drawn_markets import (
     SPACE,
     D,
@@ -411,7 +412,7 @@ def test_further_classes_change_nothing_for_a_user_of_the_same_names(method):
     np.testing.assert_allclose(scores[1:], scores[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("method", NAMES[1:])
+@pytest.mark.parametrize("method", alike("likelihood", "transfer", "classwise"))
 def test_a_copied_reduced_set_does_not_pass_its_owner(method):
     """The owner's proxies know the classes, the copier's do not."""
     rng = np.random.default_rng(3)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scoring_oracles as oracles
+from conftest import alike
 
 import jaxspec as js
 from jaxspec.market.precision import decode_points, encode, point_scales
@@ -58,8 +59,8 @@ def by_xla(kernel, points, scales, norms, weights, columns, shares, counts):
     return jax.jit(embedding_products)(kernel, *stored, *packed, counts.sum(), length)
 
 
-@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize("users", [1, 3, 11])
+@pytest.mark.parametrize("storage", alike("float32", "bfloat16", "int8"))
+@pytest.mark.parametrize("users", alike(3, 1, 11))
 def test_products_are_those_of_float64_and_of_the_default_pass(storage, users):
     arguments = made(storage, slots=30, users=users)
     kernel = js.Gaussian(bandwidth=1.7)
@@ -86,17 +87,18 @@ def test_inverse_multiquadric_equals_float64_where_compiled():
     np.testing.assert_allclose(found, oracle(kernel, *arguments), atol=2e-6)
 
 
-@pytest.mark.parametrize("storage", ["float32", "int8"])
-@pytest.mark.parametrize("m, d", [(50, 150), (130, 5), (300, 17)])
-def test_sizes_that_fit_no_block_equal_float64(storage, m, d):
+@pytest.mark.parametrize("storage", alike("int8", "float32"))
+@pytest.mark.parametrize("sizes", alike((50, 150), (130, 5), (300, 17)))
+def test_sizes_that_fit_no_block_equal_float64(storage, sizes):
     """Features and a user's points in several blocks, the rows in no whole number of them."""
+    m, d = sizes
     arguments = made(storage, slots=3, m=m, d=d, users=1, n=67)
     kernel = js.Gaussian(bandwidth=float(np.sqrt(d)))
     found = fused_products(kernel, *arguments, 3, **OPTIONS)
     np.testing.assert_allclose(found, oracle(kernel, *arguments), atol=5e-6)
 
 
-@pytest.mark.parametrize("length", [2, 7, 9])
+@pytest.mark.parametrize("length", alike(7, 2, 9))
 def test_a_market_of_more_features_than_can_be_addressed_is_halved(monkeypatch, length):
     """As one of 2^31 to 2^32 bytes of int8, which Pallas addresses by signed 32-bit integers."""
     arguments = made("int8", slots=9, m=11, d=16, users=3)
@@ -128,7 +130,7 @@ def test_slots_from_length_on_may_be_left_out():
     np.testing.assert_allclose(run(100), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("storage", alike("bfloat16", "float32", "int8"))
 def test_blocks_of_any_size_give_the_same_products(storage):
     arguments = made(storage, slots=20, d=40, users=2, n=70)
     kernel = js.Gaussian(bandwidth=6.0)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CompileCounter
+from conftest import CompileCounter, alike
 from drawn_markets import (
     SPACE,
     USERS,
@@ -41,7 +41,9 @@ def market():
     return drawn_market().remove(["m5"])
 
 
-@pytest.mark.parametrize("method", [*NAMES, NearAndAlike()])
+@pytest.mark.parametrize(
+    "method", [NearAndAlike(), *alike("likelihood", "transfer", "classwise", "rkme")]
+)
 def test_scores_are_those_of_match(market, method):
     for user in (USERS[0], near_user(drawn(4)), drawn_user(2, "xyz")):
         found = js.score_arrays(market.arrays, js.user_arrays(market, user), method=method)
@@ -70,7 +72,7 @@ def test_a_sequence_of_users_is_a_batch_and_jit_changes_nothing(market):
         np.testing.assert_allclose(row[market.rows], want, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["likelihood", "transfer"])
+@pytest.mark.parametrize("method", alike("likelihood", "transfer"))
 def test_vmap_over_users_equals_the_batch(market, method):
     users = js.user_arrays(market, USERS)
     arrays = market.arrays
@@ -79,7 +81,7 @@ def test_vmap_over_users_equals_the_batch(market, method):
     np.testing.assert_allclose(found, want, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("method", alike("likelihood", "transfer", "classwise", "rkme"))
 def test_derivatives_in_the_users_points_equal_finite_differences(market, method):
     # The default user of all scores, near a learnware so that agreement and peers count too.
     users, arrays = js.user_arrays(market, near_user(drawn(4))), market.arrays
