@@ -1,7 +1,7 @@
 """The public names of jaxspec, collected from all packages.
 
-`import jaxspec` offers exactly these names. They stand in a file of their own because importing them
-imports jax, which takes about a second: the command `jaxspec` answers `--help` without it.
+`import jaxspec` offers exactly these names. They stand in a file of their own because importing
+them imports jax, which takes about a second: the command `jaxspec` answers `--help` without it.
 """
 
 from jaxspec import evaluation, reuse, stream

@@ -1,8 +1,8 @@
 """The command `jaxspec`. It reads files, calls the library and prints; it computes nothing itself.
 
-`main` is the entry point. It needs the extra `command` (typer, rich), and says so if a package of it
-is missing. Nothing that is imported here, or by `app`, imports jax: `library` does, on first use, so
-that `--help` and wrong arguments are answered at once.
+`main` is the entry point. It needs the extra `command` (typer, rich), and says so if a package of
+it is missing. Nothing that is imported here, or by `app`, imports jax: `library` does, on first
+use, so that `--help` and wrong arguments are answered at once.
 
 `app` collects the commands, which live one group a file (`space`, `specify`, `inspect_files`,
 `market`, `market_versions`, `match`, `batch`, `demo`). What they share: `session` (options of all

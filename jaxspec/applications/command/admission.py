@@ -50,7 +50,9 @@ def admitted(
     found = js.admit(market, dict(specs), policy=chosen)
     warnings = found.warnings
     if isinstance(warnings, Mapping):
-        warnings = [f"{name}: {text}" for name, texts in warnings.items() for text in _listed(texts)]
+        warnings = [
+            f"{name}: {text}" for name, texts in warnings.items() for text in _listed(texts)
+        ]
     return Verdict(
         dict(found.accepted),
         {name: [str(reason) for reason in _listed(why)] for name, why in found.refused.items()},

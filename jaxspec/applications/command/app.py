@@ -37,9 +37,7 @@ class _Commands(TyperGroup):
         """Run one command line and exit with its code."""
         arguments = list(sys.argv[1:] if args is None else args)
         try:
-            code = super().main(
-                arguments, prog_name or "jaxspec", complete_var, standalone_mode=False, **extra
-            )
+            code = super().main(arguments, "jaxspec", complete_var, standalone_mode=False, **extra)
             if code == INTERRUPTED:  # newer versions of typer turn an interrupt into this
                 raise KeyboardInterrupt
         except Exception as error:
@@ -80,13 +78,15 @@ def _group(
 
     \b
     From your own arrays to a ranking:
-      jaxspec space create my-features public.npz -o my.space.safetensors
-      jaxspec specify my.space.safetensors mine.npz -o mine.safetensors
-      jaxspec market create market.jax my.space.safetensors mine.safetensors
-      jaxspec match market.jax user.npz
+      jaxspec space create NAME public.npz -o s.safetensors
+      jaxspec specify s.safetensors north.npz -o n.safetensors
+      jaxspec market create m.jax s.safetensors n.safetensors
+      jaxspec match m.jax mine.npz
 
     \b
-    Exit codes: 0 done, 1 failed, 2 wrong use, 3 a file was refused, 130 interrupted.
+    Exit codes:
+      0 done, 1 failed, 2 wrong use, 3 a file was refused,
+      130 interrupted
     """
 
 

@@ -82,7 +82,9 @@ class CsvTable:
             value = float(text)
         except ValueError:
             raise FileRefused(
-                self.path, f"{where}, got {text!r:.40}; --ignore {column} leaves the column out"
+                self.path,
+                f"{where}, got {text!r:.40}; --labels {column} makes the column the labels, "
+                f"--ignore {column} leaves it out",
             ) from None
         if not math.isfinite(value):
             raise FileRefused(self.path, f"{where} that is finite, got {text!r}")

@@ -103,9 +103,9 @@ def _document(result: DemoResult, user: int, picture: Path | None) -> dict[str, 
 
 def _print_tables(console: Console, result: DemoResult) -> None:
     console.print(
-        "\n22 models were trained on pictures in 11 styles, with two sets of class names. Each of 22 "
-        "users has 50 labelled pictures and asks the market for a model. The market answers from "
-        "specifications alone; the tables say how often its first answers hold the truly best "
+        "\n22 models were trained on pictures in 11 styles, with two sets of class names. Each of "
+        "22 users has 50 labelled pictures and asks the market for a model. The market answers "
+        "from specifications alone; the tables say how often its first answers hold the truly best "
         "model.\n"
     )
     titles = {
@@ -146,7 +146,11 @@ def _print_user(console: Console, result: DemoResult, user: int) -> None:
     truly = max(found.ids, key=lambda learnware: accuracy[learnware])
     console.print(f"\nUser {task.name!r} (its own model is not in the market)")
     console.print(f"recommended: {best!r}, score {score:.2f}")
-    headings = [("the user's class", "left"), ("the model's class", "left"), ("similarity", "right")]
+    headings = [
+        ("the user's class", "left"),
+        ("the model's class", "left"),
+        ("similarity", "right"),
+    ]
     rows = [(own, other or "none", f"{value:.2f}") for own, other, value in found.explain(best)]
     console.print(table(headings, rows, fold=1))
     nearest = found.ids[int(found.squared_mmd.argmin())]

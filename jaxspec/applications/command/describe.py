@@ -1,4 +1,4 @@
-"""What the command says about a file or folder of ours: its kind, and its facts as JSON and in rows.
+"""What the command says about a file or folder of ours: its kind, and its facts.
 
 `kind_of` looks at the first bytes only and needs neither jax nor the library. The `*_facts`
 functions take loaded objects and return dictionaries for `--json`; `rows_of` makes them readable.

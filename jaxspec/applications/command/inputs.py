@@ -198,15 +198,13 @@ def _from_table(found: CsvTable, labels: str | None, ignore: Sequence[str]) -> D
     column = labels if labels in found.columns else None
     if labels is None:
         column = next((name for name in LABEL_COLUMNS if name in found.columns), None)
+    if labels is not None and column is None and not Path(labels).exists():
+        found.require_column(labels, "--labels")
     left_out = {column, *ignore}
     features = found.numbers([name for name in found.columns if name not in left_out])
     if column is not None:
         return Data(found.path, features, found.texts(column))
-    if labels is None:
-        return Data(found.path, features)
-    if not Path(labels).exists():
-        found.require_column(labels, "--labels")
-    return Data(found.path, features, read_labels(Path(labels)))
+    return Data(found.path, features, None if labels is None else read_labels(Path(labels)))
 
 
 def _suffix(path: Path) -> str:

@@ -40,7 +40,8 @@ def inspect(
 ) -> Answer:
     """Say what a file or folder of ours is.
 
-    Kind, sizes, class names, metadata and digests are shown. It is read completely and checked, as loading it does.
+    Kind, sizes, class names, metadata and digests are shown. It is read completely and checked, as
+    loading it does.
     """
     require_input(path)
     kind = kind_of(path)

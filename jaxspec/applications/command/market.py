@@ -1,4 +1,4 @@
-"""The commands that make and change a market: `market create`, `add`, `update`, `remove`, `list`."""
+"""The commands that make, change and list a market: `create`, `add`, `update`, `remove`, `list`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from jaxspec.applications.command.admission import Verdict, admitted
 from jaxspec.applications.command.errors import FILE_REFUSED, blamed
 from jaxspec.applications.command.library import library
 from jaxspec.applications.command.options import Force, MarketPath, Note, Where, entries_of
-from jaxspec.applications.command.output import Answer, check_output, plain, require_input, table
+from jaxspec.applications.command.output import (
+    Answer,
+    check_output,
+    plain,
+    plain_lines,
+    require_input,
+    table,
+)
 from jaxspec.applications.command.session import Session, command
 from jaxspec.applications.command.specification_inputs import (
     check_id_from,
@@ -212,7 +219,11 @@ def list_learnwares(
     def render(console: Any) -> None:
         columns = [("learnware", "left"), ("classes", "left"), *((name, "left") for name in about)]
         entries = [
-            (row["id"], _short(row["class_names"]), *(row["about"].get(name, "-") for name in about))
+            (
+                row["id"],
+                _short(row["class_names"]),
+                *(row["about"].get(name, "-") for name in about),
+            )
             for row in rows
         ]
         console.print(table(columns, entries, fold=0))
@@ -244,7 +255,8 @@ def _count(number: int) -> str:
 
 
 def _said(document: dict[str, Any], *lines: str, code: int = 0) -> Answer:
-    return Answer(document, lambda console: [console.print(plain(line)) for line in lines], code)
+    text = plain_lines(lines)
+    return Answer(document, lambda console: console.print(text), code)
 
 
 market_versions.register(app)

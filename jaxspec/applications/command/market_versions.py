@@ -1,4 +1,4 @@
-"""The commands about a market's state: `market info`, `verify`, `history`, `rollback`, `compact`."""
+"""The commands about a market's state: `info`, `verify`, `history`, `rollback`, `compact`."""
 
 from __future__ import annotations
 

@@ -58,7 +58,9 @@ class SpacesKind(str, enum.Enum):
 
 Reuse = Annotated[
     Optional[ReuseKind],  # noqa: UP045
-    typer.Option("--reuse", help="How the model is to be used; decided by the classes if left out."),
+    typer.Option(
+        "--reuse", help="How the model is to be used; decided by the classes if left out."
+    ),
 ]
 Method = Annotated[
     Optional[str],  # noqa: UP045
@@ -89,7 +91,8 @@ def match(
     user: Annotated[
         Path,
         typer.Argument(
-            metavar="USER", help="A user's specification, or data: .npz, .csv, a folder of pictures."
+            metavar="USER",
+            help="A user's specification, or data: .npz, .csv, a folder of pictures.",
         ),
     ],
     k: Annotated[int, typer.Option("-k", min=1, help="How many learnwares, best first.")] = 10,
@@ -178,6 +181,6 @@ def match(
 def _specified(
     js: Any, session: Session, space: Any, data: Data, labels: Any, class_names: Any
 ) -> Any:
-    with session.stage(f"Specifying {data.path.name}"):
-        with blamed(data.path, {"class_names": "--class-names"}):
-            return js.specify_user(space, data.features, labels, class_names=class_names)
+    options = {"class_names": "--class-names"}
+    with session.stage(f"Specifying {data.path.name}"), blamed(data.path, options):
+        return js.specify_user(space, data.features, labels, class_names=class_names)

@@ -32,6 +32,7 @@ __all__ = [
     "facts_table",
     "number_text",
     "plain",
+    "plain_lines",
     "print_json",
     "require_input",
     "table",
@@ -71,6 +72,11 @@ def console_for(stream: Any) -> Console:
 def plain(text: object) -> Text:
     """Return a text whose control characters are escaped, so that no file steers the terminal."""
     return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)))
+
+
+def plain_lines(lines: Iterable[object]) -> Text:
+    """Return several texts, each on lines of its own."""
+    return Text("\n").join(map(plain, lines))
 
 
 def table(

@@ -1,7 +1,8 @@
 """Folders of pictures as data: one folder per class, features by a public extractor.
 
-An extractor is "efficientnet" (torch and two packages), "pixels" (the pixels themselves, for trials),
-or a function of one's own, "module:function", from pictures (n, s, s, 3) uint8 to features (n, d).
+An extractor is "efficientnet" (torch and two packages), "pixels" (the pixels themselves, for
+trials), or a function of one's own, "module:function", from pictures (n, s, s, 3) uint8 to features
+(n, d).
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def _extractor(name: str) -> Callable[[np.ndarray, Advance], Any]:
         return lambda pictures, advance: efficientnet_features(pictures, progress=advance)
     module, colon, function = name.partition(":")
     if not colon:
-        raise WrongUse(f"--extractor: expected efficientnet, pixels, or module:function, got {name}")
+        raise WrongUse(
+            f"--extractor: expected efficientnet, pixels, or module:function, got {name}"
+        )
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), function)

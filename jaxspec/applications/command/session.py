@@ -56,7 +56,9 @@ _COMMON = {
     "progress": (
         typing.Optional[bool],  # noqa: UP045 (typer 0.12 on Python 3.10)
         typer.Option(
-            "--progress/--no-progress", help="Show progress also in a pipe, or never.", show_default=False
+            "--progress/--no-progress",
+            help="Show progress also in a pipe, or never.",
+            show_default=False,
         ),
         None,
     ),

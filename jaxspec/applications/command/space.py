@@ -50,7 +50,9 @@ def create(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     probe: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--probe", help="Public, unlabelled features on which owners run their models."),
+        typer.Option(
+            "--probe", help="Public, unlabelled features on which owners run their models."
+        ),
     ] = None,
     kernel: Annotated[KernelName, typer.Option("--kernel", help="Kernel of all embeddings.")] = (
         KernelName.gaussian

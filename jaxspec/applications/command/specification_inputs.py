@@ -75,7 +75,9 @@ def read_specifications(
             if id_from.startswith("about:"):
                 key = id_from[6:]
                 if key not in spec.about:
-                    raise FileRefused(file, f"about: expected an entry {key!r}, which is to be the id")
+                    raise FileRefused(
+                        file, f"about: expected an entry {key!r}, which is to be the id"
+                    )
                 own = str(spec.about[key])
             else:
                 own = _id_of(file, id_from)

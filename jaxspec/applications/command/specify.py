@@ -66,9 +66,7 @@ def specify(
         _File,
         typer.Option("--hidden", help="The model's activations (n, h) before its output layer."),
     ] = None,
-    size: Annotated[
-        int, typer.Option("--size", min=1, help="Points of the reduced set.")
-    ] = 50,
+    size: Annotated[int, typer.Option("--size", min=1, help="Points of the reduced set.")] = 50,
     about: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--about", help="name=value, such as licence=MIT; may be repeated."),
