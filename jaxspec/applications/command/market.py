@@ -226,7 +226,7 @@ def list_learnwares(
             )
             for row in rows
         ]
-        console.print(table(columns, entries, fold=0))
+        console.print(table(columns, entries, fold=(0, 1)))
         hidden = f"; {len(rows)} are shown" if len(rows) < len(places) else ""
         chosen = f" of {count}" if where is not None else ""
         console.print(plain(f"{len(places)}{chosen} learnwares{hidden}"))

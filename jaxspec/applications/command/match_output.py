@@ -59,7 +59,7 @@ def print_match(
         console.print()
         headings = [("your class", "left"), (f"class of {explained}", "left"), ("similar", "right")]
         console.print(
-            table(headings, [(a, b or "none", number_text(c, 2)) for a, b, c in pairs], fold=0)
+            table(headings, [(a, b or "none", number_text(c, 2)) for a, b, c in pairs], fold=(0, 1))
         )
 
 

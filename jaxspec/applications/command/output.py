@@ -80,19 +80,23 @@ def plain_lines(lines: Iterable[object]) -> Text:
 
 
 def table(
-    columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[object]], *, fold: int | None = None
+    columns: Sequence[tuple[str, str]],
+    rows: Iterable[Sequence[object]],
+    *,
+    fold: int | tuple[int, ...] = (),
 ) -> Table:
     """Return a table.
 
     Args:
         columns: (heading, "left" or "right") of each column.
         rows: one entry per column.
-        fold: the column that gives way where the terminal is narrow; it is folded, not cut, so
+        fold: the columns that give way where the terminal is narrow; they are folded, not cut, so
             that ids stay complete. Other columns keep their width.
     """
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    folded = (fold,) if isinstance(fold, int) else fold
     for i, (heading, side) in enumerate(columns):
-        gives_way = i == fold
+        gives_way = i in folded
         made.add_column(
             heading,
             justify="right" if side == "right" else "left",

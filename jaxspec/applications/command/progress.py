@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -64,10 +63,10 @@ class Stages:
             self._timer.daemon = True
             self._timer.start()
         display = self._display
-        task: TaskID = display.add_task(description, total=None)
+        task: TaskID = display.add_task(description, total=None, count="")
 
         def advance(done: int, total: int) -> None:
-            display.update(task, completed=done, total=total)
+            display.update(task, completed=done, total=total, count=f"{done}/{total}")
 
         try:
             yield advance
@@ -103,13 +102,14 @@ def _display() -> Progress:
     text = TextColumn(
         "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
     )
-    columns = [SpinnerColumn(), text, MofNCompleteColumn(), TimeElapsedColumn()]
+    count = TextColumn("{task.fields[count]}")  # empty where nobody knows how much there is
+    columns = [SpinnerColumn(), text, count, TimeElapsedColumn()]
     if console.width >= NARROW:
         columns = [
             SpinnerColumn(),
             text,
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            count,
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         ]
