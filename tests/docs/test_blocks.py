@@ -1,6 +1,6 @@
 """Every block of Python in the README and the docs runs, and what bash blocks name exists.
 
-Blocks of the language `bash run` are run too, in the same folder and in their place among the others.
+Blocks of the language `bash run` are run too, in their place among the others.
 """
 
 import importlib.util
