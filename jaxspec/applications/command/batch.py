@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from jaxspec.applications.command import markets
-from jaxspec.applications.command.errors import CommandError, WrongUse, blamed
+from jaxspec.applications.command.errors import FILE_REFUSED, CommandError, WrongUse, blamed
 from jaxspec.applications.command.library import library
 from jaxspec.applications.command.match import LabelSpaces, Method, Reuse, SpacesKind
 from jaxspec.applications.command.options import Force, MarketPath, Where
@@ -65,7 +65,8 @@ def batch(
 ) -> Answer:
     """Answer many users at once, into one file.
 
-    A job that was interrupted goes on where it was when the same command is given again.
+    A job that was interrupted goes on where it was when the same command is given again. A user
+    that cannot be answered has an error in its row; the exit code is 3 then.
     """
     if output.suffix not in OUTPUTS:
         raise WrongUse(f"--output: expected a name that ends in .parquet or .npz, got {output}")
@@ -97,10 +98,20 @@ def batch(
                 progress=lambda done, total, *_: advance(done, total),
                 **options,
             )
-    count = len(answers) if hasattr(answers, "__len__") else None
-    document = {"market": str(market), "output": str(output), "users": count}
-    said = "answers" if count is None else f"{count} answers"
-    return Answer(document, lambda console: console.print(plain(f"{output}: {said}")))
+    document = {
+        "market": str(market),
+        "output": str(output),
+        "users": int(answers.users),
+        "failed": int(answers.failed),
+        "resumed": int(answers.resumed),
+    }
+    said = f"{output}: {answers.users} users"
+    if answers.resumed:
+        said += f", {answers.resumed} of them answered before"
+    if answers.failed:
+        said += f"; {answers.failed} have an error in place of an answer"
+    code = FILE_REFUSED if answers.failed else 0
+    return Answer(document, lambda console: console.print(plain(said)), code)
 
 
 @command(index_app, "build", examples="jaxspec index build market.jax")

@@ -196,6 +196,7 @@ def list_learnwares(
         mask = markets.selected(folder, where)
         places = np.arange(len(folder)) if mask is None else np.flatnonzero(mask)
         about = {name: folder.about[name] for name in sorted(folder.about)}
+        verified = getattr(folder, "verified", None)  # (M,) where the library keeps it
         rows = [
             {
                 "id": folder.ids[place],
@@ -205,6 +206,7 @@ def list_learnwares(
                     for name, column in about.items()
                     if _is_there(column[place])
                 },
+                **({} if verified is None else {"verified": bool(verified[place])}),
             }
             for place in places[:limit]
         ]
@@ -217,11 +219,13 @@ def list_learnwares(
     }
 
     def render(console: Any) -> None:
-        columns = [("learnware", "left"), ("classes", "left"), *((name, "left") for name in about)]
+        headings = ["learnware", "classes", *([] if verified is None else ["verified"]), *about]
+        columns = [(name, "left") for name in headings]
         entries = [
             (
                 row["id"],
                 _short(row["class_names"]),
+                *([] if verified is None else ["yes" if row["verified"] else "no"]),
                 *(row["about"].get(name, "-") for name in about),
             )
             for row in rows

@@ -70,7 +70,7 @@ def history(session: Session, market: MarketPath) -> Answer:
             ("note", "left"),
         ]
         rows = [[one[name] for name, _ in [("name", ""), *columns[1:]]] for one in versions]
-        console.print(table(columns, rows, fold=4))
+        console.print(table(columns, rows, fold=(3, 4)))
 
     return Answer({"market": str(market), "versions": versions}, render)
 

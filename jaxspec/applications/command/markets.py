@@ -163,13 +163,17 @@ def history(js: Any, path: Path) -> list[dict[str, Any]]:
         return [
             {
                 "name": str(one.name),
-                "time": str(one.time),
+                "time": _time_text(one.time),
                 "learnwares": int(one.count),
                 "change": str(one.change),
                 "note": str(one.note),
             }
             for one in folder.history()
         ]
+
+
+def _time_text(time: Any) -> str:
+    return str(time.isoformat(timespec="seconds") if hasattr(time, "isoformat") else time)
 
 
 def rollback(js: Any, path: Path, name: str) -> dict[str, Any]:

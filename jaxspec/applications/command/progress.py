@@ -26,7 +26,7 @@ from rich.table import Column
 
 __all__ = ["Advance", "Stages"]
 
-Advance = Callable[[int, int], None]
+Advance = Callable[[int, int | None], None]  # (done, total), where None is not known yet
 DELAY_SECONDS = 1.0
 LINE_SECONDS = 2.0  # between the lines of one stage in a log
 NARROW = 80  # columns, below which the bar and the remaining time are left out
@@ -65,8 +65,8 @@ class Stages:
         display = self._display
         task: TaskID = display.add_task(description, total=None, count="")
 
-        def advance(done: int, total: int) -> None:
-            display.update(task, completed=done, total=total, count=f"{done}/{total}")
+        def advance(done: int, total: int | None) -> None:
+            display.update(task, completed=done, total=total, count=_count(done, total))
 
         try:
             yield advance
@@ -78,12 +78,12 @@ class Stages:
         last = time.monotonic()
         print(f"jaxspec: {description}", file=sys.stderr, flush=True)
 
-        def advance(done: int, total: int) -> None:
+        def advance(done: int, total: int | None) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last > LINE_SECONDS:
                 last = now
-                print(f"jaxspec: {description}: {done} of {total}", file=sys.stderr, flush=True)
+                print(f"jaxspec: {description}: {_count(done, total)}", file=sys.stderr, flush=True)
 
         yield advance
 
@@ -95,6 +95,10 @@ class Stages:
         if self._display is not None:
             self._display.stop()
         self._display = self._timer = None
+
+
+def _count(done: int, total: int | None) -> str:
+    return f"{done}" if total is None else f"{done}/{total}"
 
 
 def _display() -> Progress:
