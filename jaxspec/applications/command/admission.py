@@ -43,6 +43,10 @@ def admitted(
     """
     if not hasattr(js, "admit") or not hasattr(js, "Policy"):
         raise CommandError("this build of jaxspec lacks admission (`admit`); install a newer one")
+    known = {one.name for one in dataclasses.fields(js.Policy)}
+    strange = sorted((policy or {}).keys() - known)
+    if strange:
+        raise WrongUse(f"--policy: there is no {strange[0]!r}; there is {', '.join(sorted(known))}")
     try:
         chosen = js.Policy(**(policy or {}))
     except (TypeError, ValueError) as error:

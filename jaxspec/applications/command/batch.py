@@ -109,7 +109,7 @@ def batch(
     if answers.resumed:
         said += f", {answers.resumed} of them answered before"
     if answers.failed:
-        said += f"; {answers.failed} have an error in place of an answer"
+        said += f"; {answers.failed} with an error in place of an answer"
     code = FILE_REFUSED if answers.failed else 0
     return Answer(document, lambda console: console.print(plain(said)), code)
 

@@ -17,7 +17,7 @@ import typer
 from jaxspec.applications.command.errors import WrongUse
 from jaxspec.applications.command.library import library
 from jaxspec.applications.command.match_output import match_document
-from jaxspec.applications.command.output import Answer, cannot_write, plain, table
+from jaxspec.applications.command.output import Answer, cannot_write, plain_lines, table
 from jaxspec.applications.command.progress import Advance
 from jaxspec.applications.command.session import Session, command
 
@@ -76,7 +76,7 @@ def demo(
         _print_tables(console, result)
         _print_user(console, result, user)
         drawn = f"Picture: {picture}" if picture else f"No picture was drawn: {problem}"
-        console.print(plain(f"\n{drawn}\nTime: {seconds:.0f} s"))
+        console.print(plain_lines(["", drawn, f"Time: {seconds:.0f} s"]))
 
     return Answer(_document(result, user, picture), render)
 

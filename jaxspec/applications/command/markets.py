@@ -224,7 +224,7 @@ def selected(place: Any, where: str | None) -> Any:
     try:
         return np.asarray(place.about.where(where))
     except (ValueError, TypeError, KeyError) as error:
-        raise WrongUse(f"--where: {one_line(error)}") from error
+        raise WrongUse(f"--where: {one_line(error).removeprefix('where: ')}") from error
 
 
 def save_index(index: Any, path: Path) -> None:
