@@ -62,15 +62,17 @@ def history(session: Session, market: MarketPath) -> Answer:
     versions = markets.history(js, market)
 
     def render(console: Any) -> None:
-        columns = [
-            ("version", "left"),
-            ("time", "left"),
-            ("learnwares", "right"),
-            ("change", "left"),
-            ("note", "left"),
+        columns = [("version", "left"), ("time", "left"), ("count", "right"), ("change", "left")]
+        rows = [
+            (
+                one["name"],
+                one["time"][:16].replace("T", " "),  # to the minute
+                one["learnwares"],
+                ": ".join(text for text in (one["change"], one["note"]) if text),
+            )
+            for one in versions
         ]
-        rows = [[one[name] for name, _ in [("name", ""), *columns[1:]]] for one in versions]
-        console.print(table(columns, rows, fold=(3, 4)))
+        console.print(table(columns, rows, fold=3))
 
     return Answer({"market": str(market), "versions": versions}, render)
 

@@ -102,7 +102,7 @@ def table(
             justify="right" if side == "right" else "left",
             no_wrap=not gives_way,
             overflow="fold",
-            min_width=None if gives_way else len(heading),
+            min_width=len(heading),
         )
     for row in rows:
         made.add_row(*(plain(entry) for entry in row))

@@ -27,7 +27,9 @@ def test_a_market_goes_back_to_an_old_version_and_forgets_others(market, tmp_pat
     versions = run_json("market", "history", market)["versions"]
     assert [one["learnwares"] for one in versions] == [3, 4, 2]
     assert versions[1]["note"] == "from the west"
-    assert "from the west" in run("market", "history", market, env={"COLUMNS": "60"}).stdout
+    printed = run("market", "history", market, env={"COLUMNS": "60"}).stdout
+    assert "append 1: from" in printed
+    assert "the west" in printed
     run("market", "rollback", market, "no-version", code=3)
     back = run_json("market", "rollback", market, versions[0]["name"])
     assert back["learnwares"] == 3
