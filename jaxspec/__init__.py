@@ -5,80 +5,32 @@ Label Spaces" (ICML 2023). A market publishes a `Space`; owners of models call `
 `specify_user` and `match`. `docs/first-market.md` goes through it step by step.
 """
 
-from jaxspec import evaluation, reuse, stream
-from jaxspec.base import FileError, cache_compilations
-from jaxspec.files import MarketFolder, from_learnware, to_learnware
-from jaxspec.index import Index
-from jaxspec.kernels import (
-    Gaussian,
-    InverseMultiquadric,
-    Laplacian,
-    ReducedSet,
-    gram,
-    median_bandwidth,
-    mmd,
-    squared_mmd,
-)
-from jaxspec.market import Market
-from jaxspec.matching import ClassNameWarning, Match, match, user_arrays
-from jaxspec.scoring import Classwise, Likelihood, Rkme, Transfer, score_arrays
-from jaxspec.specify import (
-    Proxy,
-    Space,
-    Specification,
-    UserSpecification,
-    best_weights,
-    fit_proxies,
-    fit_proxy,
-    reduce_set,
-    reduce_sets,
-    specify,
-    specify_many,
-    specify_user,
-    suggest_size,
-)
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "ClassNameWarning",
-    "Classwise",
-    "FileError",
-    "Gaussian",
-    "Index",
-    "InverseMultiquadric",
-    "Laplacian",
-    "Likelihood",
-    "Market",
-    "MarketFolder",
-    "Match",
-    "Proxy",
-    "ReducedSet",
-    "Rkme",
-    "Space",
-    "Specification",
-    "Transfer",
-    "UserSpecification",
-    "best_weights",
-    "cache_compilations",
-    "evaluation",
-    "fit_proxies",
-    "fit_proxy",
-    "from_learnware",
-    "gram",
-    "match",
-    "median_bandwidth",
-    "mmd",
-    "reduce_set",
-    "reduce_sets",
-    "reuse",
-    "score_arrays",
-    "specify",
-    "specify_many",
-    "specify_user",
-    "squared_mmd",
-    "stream",
-    "suggest_size",
-    "to_learnware",
-    "user_arrays",
-]
+
+def _is_command() -> bool:
+    """Tell whether this process was started as the command `jaxspec`."""
+    started = os.path.basename((getattr(sys, "argv", None) or [""])[0])
+    return started in ("jaxspec", "jaxspec.exe")
+
+
+if TYPE_CHECKING or not _is_command():
+    from jaxspec.public import *  # noqa: F403
+    from jaxspec.public import __all__ as __all__
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when one of them is first used, in the process of the command."""
+    wanted = name == "__all__" or not name.startswith("_")
+    if wanted and "__all__" not in globals() and "jaxspec.public" not in sys.modules:
+        public = importlib.import_module("jaxspec.public")
+        globals().update({one: getattr(public, one) for one in public.__all__})
+        globals()["__all__"] = public.__all__
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module 'jaxspec' has no attribute {name!r}")

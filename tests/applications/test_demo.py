@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxspec.applications import command, demo
+from jaxspec.applications import demo
+from jaxspec.applications.command.output import cannot_write
 from jaxspec.applications.demo_data import load_fashion_contexts
 from jaxspec.applications.heads import direct_accuracy, hidden_features, predict, train_heads
 from jaxspec.applications.scenario import draw_market
@@ -107,9 +108,9 @@ def test_wrong_arguments_end_with_status_two_and_one_message(tmp_path):
 
 
 def test_an_unwritable_folder_is_reported_in_words(tmp_path):
-    assert command._cannot_write(tmp_path / "new") == ""
+    assert cannot_write(tmp_path / "new") == ""
     (tmp_path / "file").write_text("")
-    assert "file" in command._cannot_write(tmp_path / "file")
+    assert "file" in cannot_write(tmp_path / "file")
 
 
 def test_the_package_is_found_from_the_parent_folder_of_the_checkout(tmp_path):

@@ -32,7 +32,7 @@ def imported_packages(file):
 def imports():
     """Return {package: other packages that its files import}."""
     return {
-        package: set().union(*map(imported_packages, (PACKAGE / package).glob("*.py"))) - {package}
+        package: set().union(*map(imported_packages, (PACKAGE / package).rglob("*.py"))) - {package}
         for package in PACKAGES
     }
 
@@ -80,11 +80,11 @@ def test_the_page_states_the_dependency_lines_and_the_tree_keeps_them():
 
 
 def test_every_file_has_one_row_and_every_row_a_file():
-    listed = re.findall(r"^\| `(\w+/\w+\.py)` \|", PAGE, re.MULTILINE)
+    listed = re.findall(r"^\| `([\w/]+\.py)` \|", PAGE, re.MULTILINE)
     there = {
-        f"{file.parent.name}/{file.name}"
+        file.relative_to(PACKAGE).as_posix()
         for package in PACKAGES
-        for file in (PACKAGE / package).glob("*.py")
+        for file in (PACKAGE / package).rglob("*.py")
         if file.name != "__init__.py"
     }
     assert len(listed) == len(set(listed))

@@ -1,0 +1,81 @@
+"""The public names of jaxspec, collected from all packages.
+
+`import jaxspec` offers exactly these names. They stand in a file of their own because importing
+them imports jax, which takes about a second: the command `jaxspec` answers `--help` without it.
+"""
+
+from jaxspec import evaluation, reuse, stream
+from jaxspec.base import FileError, cache_compilations
+from jaxspec.files import MarketFolder, from_learnware, to_learnware
+from jaxspec.index import Index
+from jaxspec.kernels import (
+    Gaussian,
+    InverseMultiquadric,
+    Laplacian,
+    ReducedSet,
+    gram,
+    median_bandwidth,
+    mmd,
+    squared_mmd,
+)
+from jaxspec.market import Market
+from jaxspec.matching import ClassNameWarning, Match, match, user_arrays
+from jaxspec.scoring import Classwise, Likelihood, Rkme, Transfer, score_arrays
+from jaxspec.specify import (
+    Proxy,
+    Space,
+    Specification,
+    UserSpecification,
+    best_weights,
+    fit_proxies,
+    fit_proxy,
+    reduce_set,
+    reduce_sets,
+    specify,
+    specify_many,
+    specify_user,
+    suggest_size,
+)
+
+__all__ = [
+    "ClassNameWarning",
+    "Classwise",
+    "FileError",
+    "Gaussian",
+    "Index",
+    "InverseMultiquadric",
+    "Laplacian",
+    "Likelihood",
+    "Market",
+    "MarketFolder",
+    "Match",
+    "Proxy",
+    "ReducedSet",
+    "Rkme",
+    "Space",
+    "Specification",
+    "Transfer",
+    "UserSpecification",
+    "best_weights",
+    "cache_compilations",
+    "evaluation",
+    "fit_proxies",
+    "fit_proxy",
+    "from_learnware",
+    "gram",
+    "match",
+    "median_bandwidth",
+    "mmd",
+    "reduce_set",
+    "reduce_sets",
+    "reuse",
+    "score_arrays",
+    "specify",
+    "specify_many",
+    "specify_user",
+    "squared_mmd",
+    "stream",
+    "suggest_size",
+    "to_learnware",
+    "user_arrays",
+]
