@@ -212,8 +212,8 @@ class Market(Mapping[str, Specification], Persistent):
     def arrays(self) -> MarketArrays:
         """All numbers of this market as one pytree, as `jaxspec.score_arrays` takes them.
 
-        `alive` says which rows hold a learnware. Read it anew for every use: the next `add` writes
-        into spare rows and uses these arrays up.
+        `alive` says which rows hold a learnware. The arrays stay valid for as long as they are kept,
+        in any thread. The next `add` beside them copies all rows where it would write in place.
         """
         return self._arrays_of(self.alive)
 
@@ -247,9 +247,7 @@ class Market(Mapping[str, Specification], Persistent):
     def calibration(self) -> Calibration:
         """What the market has found out about itself; computed at the first use and kept."""
         if self._calibration is None:
-            with self._shared.lock:
-                found = calibrate_market(self._shared, self.slots)
-            self._calibration = found
+            self._calibration = calibrate_market(self._shared, self.slots)
         return self._calibration
 
     def __len__(self) -> int:
@@ -285,12 +283,10 @@ class Market(Mapping[str, Specification], Persistent):
     def __getitem__(self, learnware: str) -> Specification:
         slot = self._slot(learnware)
         shared, entry = self._shared, self._shared.ledger.entries[slot]
-        with shared.lock:  # the next `add` may use these arrays up
-            found = shared.take(np.array([slot]))
-            origin = np.asarray(shared.arrays.origin)
+        found = shared.take(np.array([slot]))
         row = {name: value[0] for name, value in found.items()}
         classes = len(entry.class_names)
-        points = decode_points(row["points"], row["scales"])[: entry.size] + origin
+        points = decode_points(row["points"], row["scales"])[: entry.size] + self.origin
         probe_proxy = None
         if row["has_probe"]:
             probe_proxy = ProbeProxy(
@@ -406,10 +402,9 @@ class Market(Mapping[str, Specification], Persistent):
         kept = np.array([s for s in self.slots.tolist() if s not in removed], int)
         if len(kept) == 0:
             return Market(self.space, specs, precision=self.precision)
-        with shared.lock:
-            copied = shared.copy(
-                kept, layout=shared.layout.joined(wanted), mesh=self.mesh, spare=len(specs)
-            )
+        copied = shared.copy(
+            kept, layout=shared.layout.joined(wanted), mesh=self.mesh, spare=len(specs)
+        )
         copied.append(specs)
         return Market.from_parts(copied, len(kept) + len(specs))
 
@@ -448,6 +443,5 @@ class Market(Mapping[str, Specification], Persistent):
         mesh: Mesh | None = None,
     ) -> Market:
         kept = self.slots if slots is None else slots
-        with self._shared.lock:
-            shared = self._shared.copy(kept, precision=precision, mesh=mesh)
+        shared = self._shared.copy(kept, precision=precision, mesh=mesh)
         return Market.from_parts(shared, len(kept))

@@ -304,7 +304,8 @@ def _unknown_names(ledger: Ledger, user: UserSpecification, by_name: bool) -> tu
     if not unknown:
         return ()
     folded: dict[str, list[str]] = {}
-    for known in ledger.names:
+    names = list(ledger.names)  # at once: another thread may add to the market meanwhile
+    for known in names:
         folded.setdefault(_folded(known), []).append(known)
     sentences = []
     for name in unknown:
@@ -315,7 +316,7 @@ def _unknown_names(ledger: Ledger, user: UserSpecification, by_name: bool) -> tu
             text = f"No learnware has a class {name!r}, but there is {same[0]!r}, which differs "
             text += "only in letter case, spaces or marks."
         else:
-            near = difflib.get_close_matches(name, ledger.names, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
             text = f"No learnware has a class {name!r}: "
             text += f"the nearest names are {near}." if near else "no name is near it."
             text += " It counts for no learnware."
