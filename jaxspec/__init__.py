@@ -23,6 +23,8 @@ from jaxspec.market import Market
 from jaxspec.matching import ClassNameWarning, Match, match, user_arrays
 from jaxspec.scoring import Classwise, Likelihood, Rkme, Transfer, score_arrays
 from jaxspec.specify import (
+    Limits,
+    LimitWarning,
     Proxy,
     Space,
     Specification,
@@ -49,6 +51,8 @@ __all__ = [
     "InverseMultiquadric",
     "Laplacian",
     "Likelihood",
+    "LimitWarning",
+    "Limits",
     "Market",
     "MarketFolder",
     "Match",

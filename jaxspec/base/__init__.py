@@ -2,8 +2,9 @@
 
 `checks` holds the checks of arguments at the public edge, with `foreign_arrays` for arrays of
 other libraries; `pytrees` registers dataclasses; `padding`, `platform`, `largest` and
-`low_precision` serve compiled functions; `held_arrays` serves arrays that grow in place; `persistence` and `atomic_files` serve whatever is saved.
-Nothing here knows of kernels, specifications or markets.
+`low_precision` serve compiled functions; `held_arrays` serves arrays that grow in place;
+`persistence` and `atomic_files` serve whatever is saved. Nothing here knows of kernels,
+specifications or markets.
 """
 
 from jaxspec.base.atomic_files import (

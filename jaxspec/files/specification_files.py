@@ -21,7 +21,7 @@ import numpy as np
 from jaxspec.base import reading, write_atomically
 from jaxspec.files.bounded_json import require
 from jaxspec.files.declared_arrays import ArrayField, FileKind, read_file, to_bytes
-from jaxspec.kernels import Kernel, ReducedSet
+from jaxspec.kernels import Kernel, ReducedSet, usable_bandwidth
 from jaxspec.specify import (
     FORMAT_VERSION,
     RANK,
@@ -32,6 +32,8 @@ from jaxspec.specify import (
     Specification,
     UserSpecification,
     as_class_names,
+    check_user_weights,
+    check_weights,
 )
 
 __all__ = [
@@ -91,6 +93,8 @@ def _about(value: Any) -> About:
 
 
 def _check_specification(values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    weights = arrays["reduced_set.weights"]
+    check_weights("Specification", weights, weights.shape)
     if "probe_proxy.fidelity" in arrays:
         fidelity = float(arrays["probe_proxy.fidelity"])
         good = 0.0 <= fidelity <= 1.0
@@ -98,8 +102,8 @@ def _check_specification(values: Mapping[str, Any], arrays: Mapping[str, np.ndar
 
 
 def _check_user(values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    total = float(arrays["reduced_set.weights"].sum(dtype=np.float64))
-    require(total > 0, f"reduced_set.weights: expected a sum above zero, got {total}")
+    weights = arrays["reduced_set.weights"]
+    check_user_weights("UserSpecification", weights, weights.shape)
     if "labels" in arrays:
         labels, last = arrays["labels"], len(values["class_names"]) - 1
         low, high = int(labels.min()), int(labels.max())
@@ -109,11 +113,8 @@ def _check_user(values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
 
 def _check_space(values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     bandwidth = arrays["kernel.bandwidth"]
-    with np.errstate(over="ignore", under="ignore"):
-        square = np.square(bandwidth)
-    good = bandwidth > 0 and np.finfo(np.float32).tiny <= square < np.inf
     require(
-        good,
+        usable_bandwidth(bandwidth),
         f"kernel.bandwidth: expected a positive number whose square float32 holds, got {bandwidth}",
     )
 

@@ -340,7 +340,8 @@ def find_origin(points: Sequence[Any], bandwidth: float, dimension: int) -> np.n
     """Return where features lie if that is over ten bandwidths from zero, else zero, (d,).
 
     It is the median of the learnwares' mean points: one that lies far out must not move all others
-    to where float32 cannot tell their points apart. With zero, points are kept bit by bit; the
+    to where float32 cannot tell their points apart. For the same reason it is zero unless more than
+    half of the learnwares lie nearer to the median than to zero: of two, one may be a stranger. With zero, points are kept bit by bit; the
     rounding of a distance formed from a matrix product grows with (offset / bandwidth)^2, about
     1e-5 of the kernel's value at ten bandwidths.
 
@@ -354,4 +355,8 @@ def find_origin(points: Sequence[Any], bandwidth: float, dimension: int) -> np.n
     means = [np.atleast_2d(np.asarray(one).mean(axis=-2, dtype=np.float64)) for one in points]
     centre = np.median(np.concatenate(means), axis=0)
     far = np.linalg.norm(centre) > 10.0 * bandwidth
+    if far:
+        every = np.concatenate(means)
+        nearer = np.linalg.norm(every - centre, axis=1) < np.linalg.norm(every, axis=1)
+        far = 2 * int(nearer.sum()) > len(every)
     return (centre if far else np.zeros_like(centre)).astype(np.float32)

@@ -30,7 +30,7 @@ from jaxspec.market.precision import check_precision, decode_points
 from jaxspec.market.sampling import calibrate_market
 from jaxspec.market.schema import MarketArrays
 from jaxspec.market.stacked import build_stacked
-from jaxspec.specify import ProbeProxy, Proxy, Space, Specification
+from jaxspec.specify import Limits, ProbeProxy, Proxy, Space, Specification
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -47,6 +47,7 @@ class Market(Mapping[str, Specification], Persistent):
         specifications: Mapping[str, Specification] | None = None,
         *,
         precision: str = "float32",
+        limits: Limits | None = None,
     ) -> None:
         """Make a market.
 
@@ -55,6 +56,8 @@ class Market(Mapping[str, Specification], Persistent):
             specifications: {id: specification}; None for an empty market.
             precision: "float32"; or "bfloat16" or "int8", which hold points in half and a quarter
                 of the memory (all sums are in float32 still).
+            limits: how large a specification may be, now and in all markets that follow from this
+                one; None for `Limits()`.
 
         Raises:
             TypeError: not a space, not a mapping, or an entry that is not a specification.
@@ -64,7 +67,8 @@ class Market(Mapping[str, Specification], Persistent):
         if not isinstance(space, Space):
             raise TypeError(f"space: expected a Space, got a {type(space).__name__}")
         given = {} if specifications is None else specifications
-        specs = checked_mapping("specifications", given, space)
+        limits = _as_limits(limits)
+        specs = checked_mapping("specifications", given, space, limits)
         points = [spec.reduced_set.points for spec in specs.values()]
         shared = build(
             space,
@@ -74,23 +78,31 @@ class Market(Mapping[str, Specification], Persistent):
             find_origin(points, float(space.kernel.bandwidth), space.dimension),
             precision=check_precision(precision),
         )
-        self._become(shared, len(specs), frozenset())
+        self._become(shared, len(specs), frozenset(), limits)
 
-    def _become(self, shared: GrowingArrays, length: int, removed: frozenset[int]) -> None:
+    def _become(
+        self, shared: GrowingArrays, length: int, removed: frozenset[int], limits: Limits
+    ) -> None:
         self._shared = shared
         self._length = length
         self._removed = removed
+        self._limits = limits
         self._calibration: Calibration | None = None
         self._alive: Any = None
         self._length_on_device: Any = None
 
     @classmethod
     def from_parts(
-        cls, shared: GrowingArrays, length: int, removed: frozenset[int] = frozenset()
+        cls,
+        shared: GrowingArrays,
+        length: int,
+        removed: frozenset[int] = frozenset(),
+        *,
+        limits: Limits | None = None,
     ) -> Market:
         """Return the version of shared arrays with this length; for those who build the arrays."""
         market = cls.__new__(cls)
-        market._become(shared, length, removed)
+        market._become(shared, length, removed, _as_limits(limits))
         return market
 
     @classmethod
@@ -103,6 +115,7 @@ class Market(Mapping[str, Specification], Persistent):
         precision: str = "float32",
         spare: float = 0.25,
         mesh: Mesh | None = None,
+        limits: Limits | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Market:
         """Make a market of stacked specifications, as batched fitting returns them.
@@ -116,21 +129,24 @@ class Market(Mapping[str, Specification], Persistent):
             precision: as for `Market`.
             spare: share of rows to keep free for `add`.
             mesh: devices to spread the market over, see `shard`.
+            limits: as for `Market`.
             progress: called with (learnwares done, learnwares).
 
         Raises:
             TypeError, ValueError: as `Market`, or a repeated id, or a count that is not met.
         """
+        limits = _as_limits(limits)
         shared, length = build_stacked(
             space,
             batches,
+            limits=limits,
             count=count,
             precision=check_precision(precision),
             spare=spare,
             mesh=None if mesh is None else devices.checked_mesh(mesh),
             progress=progress,
         )
-        return cls.from_parts(shared, length)
+        return cls.from_parts(shared, length, limits=limits)
 
     # What is in it
 
@@ -158,6 +174,11 @@ class Market(Mapping[str, Specification], Persistent):
     def mesh(self) -> Mesh | None:
         """The devices that the rows are spread over, None for a market on one device."""
         return self._shared.mesh
+
+    @property
+    def limits(self) -> Limits:
+        """How large a specification that enters may be; markets that follow have the same."""
+        return self._limits
 
     @property
     def nbytes(self) -> int:
@@ -212,8 +233,8 @@ class Market(Mapping[str, Specification], Persistent):
     def arrays(self) -> MarketArrays:
         """All numbers of this market as one pytree, as `jaxspec.score_arrays` takes them.
 
-        `alive` says which rows hold a learnware. The arrays stay valid for as long as they are kept,
-        in any thread. The next `add` beside them copies all rows where it would write in place.
+        `alive` says which rows hold a learnware. The arrays stay valid while they are kept, in any
+        thread. The next `add` beside them copies all rows, where it would else write in place.
         """
         return self._arrays_of(self.alive)
 
@@ -275,10 +296,15 @@ class Market(Mapping[str, Specification], Persistent):
         return self  # a value
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shared": self._shared, "length": self._length, "removed": self._removed}
+        return {
+            "shared": self._shared,
+            "length": self._length,
+            "removed": self._removed,
+            "limits": self._limits,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._become(state["shared"], state["length"], state["removed"])
+        self._become(state["shared"], state["length"], state["removed"], state["limits"])
 
     def __getitem__(self, learnware: str) -> Specification:
         slot = self._slot(learnware)
@@ -353,7 +379,7 @@ class Market(Mapping[str, Specification], Persistent):
         Raises:
             TypeError, ValueError: as `Market`, or an id that is taken. Nothing is added then.
         """
-        specs = checked_mapping("specifications", specifications, self.space)
+        specs = checked_mapping("specifications", specifications, self.space, self._limits)
         for learnware in specs:
             if learnware in self:
                 raise ValueError(
@@ -370,7 +396,7 @@ class Market(Mapping[str, Specification], Persistent):
             KeyError: an id that is not in the market. Nothing is changed then.
             TypeError, ValueError: as `Market`.
         """
-        specs = checked_mapping("specifications", specifications, self.space)
+        specs = checked_mapping("specifications", specifications, self.space, self._limits)
         removed = self._removed | {self._slot(learnware) for learnware in specs}
         return self._with(specs, removed)
 
@@ -384,12 +410,28 @@ class Market(Mapping[str, Specification], Persistent):
         if isinstance(ids, str) or not isinstance(ids, Iterable):
             raise TypeError(f"ids: expected a sequence of ids such as ['id'], got {ids!r:.80}")
         removed = self._removed | {self._slot(learnware) for learnware in ids}
-        return Market.from_parts(self._shared, self._length, removed)
+        return self._version(self._shared, self._length, removed)
+
+    def with_limits(self, limits: Limits) -> Market:
+        """Return the same market with other limits; they hold for what enters from here on.
+
+        Raises:
+            TypeError: not `Limits`.
+        """
+        return Market.from_parts(
+            self._shared, self._length, self._removed, limits=_as_limits(limits)
+        )
+
+    def _version(
+        self, shared: GrowingArrays, length: int, removed: frozenset[int] = frozenset()
+    ) -> Market:
+        """Return a market that follows from this one."""
+        return Market.from_parts(shared, length, removed, limits=self._limits)
 
     def _with(self, specs: dict[str, Specification], removed: frozenset[int]) -> Market:
         """Return a market with more learnwares, in the same arrays if they have room."""
         if not specs:
-            return Market.from_parts(self._shared, self._length, removed)
+            return self._version(self._shared, self._length, removed)
         shared, wanted = self._shared, layout_for(specs, self.space)
         with shared.lock:
             fits = len(shared.ledger) == self._length and shared.has_room(len(specs))
@@ -397,16 +439,16 @@ class Market(Mapping[str, Specification], Persistent):
             if fits:
                 shared.append(specs)
         if fits:
-            return Market.from_parts(shared, self._length + len(specs), removed)
+            return self._version(shared, self._length + len(specs), removed)
         # Full, too small, or another version has already grown from this one: copy once.
         kept = np.array([s for s in self.slots.tolist() if s not in removed], int)
         if len(kept) == 0:
-            return Market(self.space, specs, precision=self.precision)
+            return Market(self.space, specs, precision=self.precision, limits=self._limits)
         copied = shared.copy(
             kept, layout=shared.layout.joined(wanted), mesh=self.mesh, spare=len(specs)
         )
         copied.append(specs)
-        return Market.from_parts(copied, len(kept) + len(specs))
+        return self._version(copied, len(kept) + len(specs))
 
     # Where and how it is held
 
@@ -444,4 +486,10 @@ class Market(Mapping[str, Specification], Persistent):
     ) -> Market:
         kept = self.slots if slots is None else slots
         shared = self._shared.copy(kept, precision=precision, mesh=mesh)
-        return Market.from_parts(shared, len(kept))
+        return self._version(shared, len(kept))
+
+
+def _as_limits(limits: Any) -> Limits:
+    if not isinstance(limits, Limits | None):
+        raise TypeError(f"limits: expected Limits, got a {type(limits).__name__}: {limits!r:.80}")
+    return Limits() if limits is None else limits

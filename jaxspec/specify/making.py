@@ -16,6 +16,7 @@ import numpy as np
 from jaxspec.base import as_class_labels, as_features, as_key, as_probabilities, as_size
 from jaxspec.kernels import ReducedSet
 from jaxspec.specify.about import About, AboutValue
+from jaxspec.specify.limits import warn_beyond_defaults
 from jaxspec.specify.probe_proxy import ProbeProxy, fit_probe_proxies
 from jaxspec.specify.proxy import Proxy, fit_proxies, fit_proxy
 from jaxspec.specify.reduced_set import reduce_sets
@@ -301,7 +302,10 @@ def _made(
     if key is not None:
         as_key("key", key)
     notes = [About(entries) for entries in about]
-    sets = reduce_sets(rows, size=as_size("size", size), kernel=space.kernel, key=key)
+    points = as_size("size", size)
+    for own, entries in zip(names, notes, strict=True):
+        warn_beyond_defaults(points, own, entries)
+    sets = reduce_sets(rows, size=points, kernel=space.kernel, key=key)
     proxies = fit_proxies(
         rows,
         labels,
