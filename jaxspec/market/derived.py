@@ -38,8 +38,8 @@ __all__ = [
 Rows = dict[str, np.ndarray]
 CHANCE_STEPS = 255  # probabilities are stored in as many steps
 MAX_GRAM_CLASSES = 16  # 1 KiB per learnware; with more classes the pass multiplies anew
-# What rounding may leave of a squared norm that is zero, in units of the squared sum of the sizes of
-# the weights: kernel values are exact to 1e-5.
+# What rounding may leave of a squared norm that is zero, in units of the squared sum of the sizes
+# of the weights: kernel values are exact to 1e-5.
 SELF_TERM_ROUNDING = 1e-5
 GRAM_CHUNK = 4096  # learnwares whose class vectors become float32 at once
 SELF_TERM_CHUNK = 256  # learnwares whose m x m Gram matrices are in memory at once

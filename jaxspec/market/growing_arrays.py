@@ -341,9 +341,9 @@ def find_origin(points: Sequence[Any], bandwidth: float, dimension: int) -> np.n
 
     It is the median of the learnwares' mean points: one that lies far out must not move all others
     to where float32 cannot tell their points apart. For the same reason it is zero unless more than
-    half of the learnwares lie nearer to the median than to zero: of two, one may be a stranger. With zero, points are kept bit by bit; the
-    rounding of a distance formed from a matrix product grows with (offset / bandwidth)^2, about
-    1e-5 of the kernel's value at ten bandwidths.
+    half of the learnwares lie nearer to the median than to zero: of two, one may be a stranger's.
+    With zero, points are kept bit by bit; the rounding of a distance formed from a matrix product
+    grows with (offset / bandwidth)^2, about 1e-5 of the kernel's value at ten bandwidths.
 
     Args:
         points: arrays (m, d) of single learnwares, or (b, m, d) of b learnwares.
