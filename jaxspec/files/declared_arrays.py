@@ -28,6 +28,8 @@ Arrays = dict[str, np.ndarray]
 
 MAX_FILE_BYTES = 1 << 30  # 100 times a specification of 1,000 classes and 2,048 features
 MAX_HEADER_BYTES = 1 << 25  # 100,000 class names of 100 characters take a third of it
+# 100,000 class names with their commas are 200,000; read, so many items take at most some 40 MB.
+MAX_ITEMS = 1 << 18
 HEADER_DEPTH = 3  # the list of a shape, in the object of an array, in the object of the header
 TEXT_DEPTH = 3  # a list or an object, in the values, in the object of the text
 # Sizes beyond these are mistakes or attacks; they bound what is computed from a file.
@@ -156,7 +158,7 @@ def read_parts(
         f"header: expected at most {MAX_HEADER_BYTES} bytes, got {length}",
     )
     head = start[8:] + file.read(length - 1)
-    header = parse_json("header", head.rstrip(b" "), depth=HEADER_DEPTH)
+    header = parse_json("header", head.rstrip(b" "), depth=HEADER_DEPTH, items=MAX_ITEMS)
     document = _document(kind, header.pop("__metadata__", None))
     values = {
         name: _checked_value(name, check, document["values"][name])
@@ -226,7 +228,7 @@ def _document(kind: FileKind, metadata: Any) -> dict[str, Any]:
         raise ValueError(_foreign(kind, "a safetensors file of something else"))
     others = sorted(metadata.keys() - {_METADATA})
     require(not others, f"metadata: expected only {_METADATA!r}, got also {others!r:.80}")
-    document = parse_json("metadata", metadata[_METADATA], depth=TEXT_DEPTH)
+    document = parse_json("metadata", metadata[_METADATA], depth=TEXT_DEPTH, items=MAX_ITEMS)
     names = ["checksum", "format", "format_version", "kind", "values"]
     given = sorted(document) if isinstance(document, dict) else document
     require(given == names, f"metadata: expected an object with {names}, got {given!r:.200}")

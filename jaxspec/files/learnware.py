@@ -37,6 +37,7 @@ __all__ = ["LEARNWARE_TYPE", "from_learnware", "to_learnware"]
 
 LEARNWARE_TYPE = "RKMETableSpecification"
 MAX_BYTES = 1 << 28  # some ten million numbers
+MAX_ITEMS = 1 << 25  # numbers and rows
 MAX_DEPTH = 16  # points may have the axes of pictures or of stacks of pictures
 
 
@@ -93,7 +94,7 @@ def from_learnware(path: PathLike) -> tuple[ReducedSet, Gaussian]:
             raise ValueError(f"expected a file, got {seems_to_be(source)}")
         data = read_limited(source, MAX_BYTES)
         try:
-            content = parse_json("contents", data, depth=MAX_DEPTH, constants=True)
+            content = parse_json("contents", data, depth=MAX_DEPTH, items=MAX_ITEMS, constants=True)
         except ValueError as error:
             raise ValueError(f"{error}; this seems to be {seems_to_be(source)}") from None
         return _parsed(content)

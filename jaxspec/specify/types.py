@@ -199,7 +199,7 @@ def check_weights(owner: str, value: Any, shape: tuple[int, ...]) -> None:
     total = np.abs(np.asarray(value, np.float64)).sum(axis=-1).max(initial=0.0)
     if total > LARGEST_WEIGHT_SUM:
         raise ValueError(
-            f"{owner}: expected reduced_set.weights whose sizes sum to at most "
+            f"{owner}: reduced_set.weights: expected sizes that sum to at most "
             f"{LARGEST_WEIGHT_SUM:.0e}, got {total:.1e}"
         )
 
@@ -215,14 +215,11 @@ def check_user_weights(owner: str, value: Any, shape: tuple[int, ...]) -> None:
     weights = np.asarray(value, np.float64)
     total, sizes = float(weights.sum()), float(np.abs(weights).sum())
     if not total > 0:
-        raise ValueError(
-            f"{owner}: expected reduced_set.weights with a sum above zero, got {total}"
-        )
+        raise ValueError(f"{owner}: reduced_set.weights: expected a sum above zero, got {total}")
     if total < LEAST_USER_SUM or total < LEAST_USER_PART * sizes:
         raise ValueError(
-            f"{owner}: expected reduced_set.weights whose sum is at least {LEAST_USER_SUM} and "
-            f"{LEAST_USER_PART} of the sum of their sizes, got a sum of {total:.3g} and of sizes "
-            f"of {sizes:.3g}"
+            f"{owner}: reduced_set.weights: expected a sum of at least {LEAST_USER_SUM}, and of at "
+            f"least {LEAST_USER_PART} of the sum of their sizes, got {total:.3g} and {sizes:.3g}"
         )
 
 
