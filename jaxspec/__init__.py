@@ -7,7 +7,7 @@ Label Spaces" (ICML 2023). A market publishes a `Space`; owners of models call `
 
 from jaxspec import evaluation, reuse, stream
 from jaxspec.base import FileError, cache_compilations
-from jaxspec.files import MarketFolder, from_learnware, to_learnware
+from jaxspec.files import MarketFolder, from_learnware, from_learnware_folder, to_learnware
 from jaxspec.index import Index
 from jaxspec.kernels import (
     Gaussian,
@@ -69,6 +69,7 @@ __all__ = [
     "fit_proxies",
     "fit_proxy",
     "from_learnware",
+    "from_learnware_folder",
     "gram",
     "match",
     "median_bandwidth",

@@ -6,7 +6,7 @@ sets with another package. What a file holds is data: it is checked before use, 
 """
 
 from jaxspec.base import register_format
-from jaxspec.files.learnware import from_learnware, to_learnware
+from jaxspec.files.learnware import from_learnware, from_learnware_folder, to_learnware
 from jaxspec.files.market_folder import load_market, save_market
 from jaxspec.files.reader import Blocks, MarketFolder
 from jaxspec.files.specification_files import (
@@ -20,7 +20,7 @@ from jaxspec.files.specification_files import (
 from jaxspec.market import Market
 from jaxspec.specify import Space, Specification, UserSpecification
 
-__all__ = ["Blocks", "MarketFolder", "from_learnware", "to_learnware"]
+__all__ = ["Blocks", "MarketFolder", "from_learnware", "from_learnware_folder", "to_learnware"]
 
 register_format(Specification, save=save_specification, load=load_specification)
 register_format(UserSpecification, save=save_user_specification, load=load_user_specification)

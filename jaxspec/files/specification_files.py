@@ -58,6 +58,10 @@ def _class_names(value: Any) -> tuple[str, ...]:
     return as_class_names("class_names", value)
 
 
+def _class_names_or_none(value: Any) -> tuple[str, ...]:
+    return () if value == [] else _class_names(value)
+
+
 def _space_name(value: Any) -> str:
     good = isinstance(value, str) and value.strip() and len(value) <= MAX_SPACE_NAME
     require(good, f"expected a non-empty string, at most {MAX_SPACE_NAME} long, got {value!r:.80}")
@@ -95,6 +99,13 @@ def _about(value: Any) -> About:
 def _check_specification(values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     weights = arrays["reduced_set.weights"]
     check_weights("Specification", weights, weights.shape)
+    names, proxied = values["class_names"], "proxy.weights" in arrays
+    require(proxied or not names, "proxy.weights: expected this array, got a file without it")
+    require(
+        names or not proxied, "class_names: expected the names of the proxy's classes, got none"
+    )
+    lone = "probe_proxy.weights" in arrays and not proxied
+    require(not lone, "probe_proxy.weights: expected none in a file without a proxy")
     if "probe_proxy.fidelity" in arrays:
         fidelity = float(arrays["probe_proxy.fidelity"])
         good = 0.0 <= fidelity <= 1.0
@@ -123,11 +134,9 @@ def _specification_sizes(values: Mapping[str, Any]) -> dict[str, int]:
     return {"class": len(values["class_names"]), "direction": RANK}
 
 
-_COMMON_ARRAYS = {
+_REDUCED_SET = {
     "reduced_set.points": ArrayField("float", ("point", "feature")),
     "reduced_set.weights": ArrayField("float", ("point",)),
-    "proxy.weights": ArrayField("float", ("feature", "class")),
-    "proxy.bias": ArrayField("float", ("class",)),
 }
 _COMMON_VALUES = {
     "class_names": _class_names,
@@ -139,20 +148,27 @@ SPECIFICATION = FileKind(
     "Specification",
     FORMAT_VERSION,
     arrays={
-        **_COMMON_ARRAYS,
+        **_REDUCED_SET,
+        "proxy.weights": ArrayField("float", ("feature", "class"), part="proxy"),
+        "proxy.bias": ArrayField("float", ("class",), part="proxy"),
         "probe_proxy.weights": ArrayField("float", ("landmark", "class"), part="probe_proxy"),
         "probe_proxy.bias": ArrayField("float", ("class",), part="probe_proxy"),
         "probe_proxy.fidelity": ArrayField("float", (), part="probe_proxy"),
         "representation": ArrayField("float", ("feature", "direction"), part="representation"),
     },
-    values={**_COMMON_VALUES, "about": _about},
+    values={**_COMMON_VALUES, "class_names": _class_names_or_none, "about": _about},
     fixed_sizes=_specification_sizes,
     check=_check_specification,
 )
 USER_SPECIFICATION = FileKind(
     "UserSpecification",
     FORMAT_VERSION,
-    arrays={**_COMMON_ARRAYS, "labels": ArrayField("integer", ("point",), part="labels")},
+    arrays={
+        **_REDUCED_SET,
+        "proxy.weights": ArrayField("float", ("feature", "class")),
+        "proxy.bias": ArrayField("float", ("class",)),
+        "labels": ArrayField("integer", ("point",), part="labels"),
+    },
     values=_COMMON_VALUES,
     fixed_sizes=_specification_sizes,
     check=_check_user,
@@ -204,7 +220,8 @@ def load_specification(path: Path, cls: type[Specification] = Specification) -> 
             )
         maps = arrays.get("representation")
         return cls(
-            *_common_parts(arrays),
+            _reduced_set(arrays),
+            _proxy(arrays) if "proxy.weights" in arrays else None,
             probe_proxy=probe_proxy,
             representation=None if maps is None else jnp.asarray(maps),
             **values,
@@ -232,7 +249,8 @@ def load_user_specification(
         values, arrays = read_file(USER_SPECIFICATION, path)
         labels = arrays.get("labels")
         return cls(
-            *_common_parts(arrays),
+            _reduced_set(arrays),
+            _proxy(arrays),
             labels=None if labels is None else jnp.asarray(labels.astype(np.int32)),
             **values,
         )
@@ -333,18 +351,20 @@ def _common_values(spec: Specification | UserSpecification) -> dict[str, Any]:
 
 
 def _common_arrays(spec: Specification | UserSpecification) -> dict[str, Any]:
-    return {
+    arrays = {
         "reduced_set.points": spec.reduced_set.points,
         "reduced_set.weights": spec.reduced_set.weights,
-        "proxy.weights": spec.proxy.weights,
-        "proxy.bias": spec.proxy.bias,
     }
+    if spec.proxy is not None:
+        arrays["proxy.weights"], arrays["proxy.bias"] = spec.proxy.weights, spec.proxy.bias
+    return arrays
 
 
-def _common_parts(arrays: Mapping[str, np.ndarray]) -> tuple[ReducedSet, Proxy]:
-    return (
-        ReducedSet(
-            jnp.asarray(arrays["reduced_set.points"]), jnp.asarray(arrays["reduced_set.weights"])
-        ),
-        Proxy(jnp.asarray(arrays["proxy.weights"]), jnp.asarray(arrays["proxy.bias"])),
+def _reduced_set(arrays: Mapping[str, np.ndarray]) -> ReducedSet:
+    return ReducedSet(
+        jnp.asarray(arrays["reduced_set.points"]), jnp.asarray(arrays["reduced_set.weights"])
     )
+
+
+def _proxy(arrays: Mapping[str, np.ndarray]) -> Proxy:
+    return Proxy(jnp.asarray(arrays["proxy.weights"]), jnp.asarray(arrays["proxy.bias"]))

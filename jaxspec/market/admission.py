@@ -68,9 +68,12 @@ def check_specification(
         raise TypeError(
             f"{owner}.class_names: expected a tuple, got a {type(spec.class_names).__name__}"
         )
-    if as_class_names(f"{owner}.class_names", spec.class_names) != spec.class_names:
+    named = spec.proxy is not None or spec.class_names or spec.probe_proxy is not None
+    if named and as_class_names(f"{owner}.class_names", spec.class_names) != spec.class_names:
         raise ValueError(f"{owner}.class_names: expected names in Unicode's form NFC")
-    if not isinstance(spec.reduced_set, ReducedSet) or not isinstance(spec.proxy, Proxy):
+    if not isinstance(spec.reduced_set, ReducedSet) or (
+        named and not isinstance(spec.proxy, Proxy)
+    ):
         raise TypeError(
             f"{owner}: expected a ReducedSet and a Proxy in it, got a "
             f"{type(spec.reduced_set).__name__} and a {type(spec.proxy).__name__}"
@@ -87,9 +90,12 @@ def check_specification(
     expected = [
         ("reduced_set.points", spec.reduced_set.points, (*batch, m, d)),
         ("reduced_set.weights", spec.reduced_set.weights, (*batch, m)),
-        ("proxy.weights", spec.proxy.weights, (*batch, d, classes)),
-        ("proxy.bias", spec.proxy.bias, (*batch, classes)),
     ]
+    if spec.proxy is not None:
+        expected += [
+            ("proxy.weights", spec.proxy.weights, (*batch, d, classes)),
+            ("proxy.bias", spec.proxy.bias, (*batch, classes)),
+        ]
     if spec.representation is not None:
         expected.append(("representation", spec.representation, (*batch, d, RANK)))
     if spec.probe_proxy is not None:

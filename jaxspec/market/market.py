@@ -148,6 +148,43 @@ class Market(Mapping[str, Specification], Persistent):
         )
         return cls.from_parts(shared, length, limits=limits)
 
+    @classmethod
+    def from_reduced_sets(
+        cls,
+        space: Space,
+        reduced_sets: Mapping[str, ReducedSet],
+        *,
+        precision: str = "float32",
+        limits: Limits | None = None,
+    ) -> Market:
+        """Make a market of reduced sets alone, such as those of `jaxspec.from_learnware_folder`.
+
+        Without proxies and class names `match` answers by the score "rkme", says so in its notes,
+        and refuses the scores that need proxies. Learnwares with proxies can be added.
+
+        Args:
+            space: what the points live in; its kernel is that of the reduced sets.
+            reduced_sets: {id: reduced set}.
+            precision: as for `Market`.
+            limits: as for `Market`.
+
+        Raises:
+            TypeError, ValueError: as `Market`; the message names the id.
+        """
+        if not isinstance(space, Space):
+            raise TypeError(f"space: expected a Space, got a {type(space).__name__}")
+        if not isinstance(reduced_sets, Mapping):
+            raise TypeError(
+                "reduced_sets: expected a mapping from ids to reduced sets, "
+                f"got a {type(reduced_sets).__name__}"
+            )
+        names: Any = {"space_name": space.name, "space_digest": space.digest}
+        specs = {
+            learnware: Specification(one, None, class_names=(), **names)
+            for learnware, one in reduced_sets.items()
+        }
+        return cls(space, specs, precision=precision, limits=limits)
+
     # What is in it
 
     @property
@@ -313,7 +350,12 @@ class Market(Mapping[str, Specification], Persistent):
         row = {name: value[0] for name, value in found.items()}
         classes = len(entry.class_names)
         points = decode_points(row["points"], row["scales"])[: entry.size] + self.origin
-        probe_proxy = None
+        proxy = probe_proxy = None
+        if classes:
+            proxy = Proxy(
+                jnp.asarray(row["class_vectors"][:classes].astype(np.float32).T),
+                jnp.asarray(row["class_bias"][:classes]),
+            )
         if row["has_probe"]:
             probe_proxy = ProbeProxy(
                 jnp.asarray(row["probe_weights"][:classes].astype(np.float32).T),
@@ -323,10 +365,7 @@ class Market(Mapping[str, Specification], Persistent):
         maps = row["hidden_maps"].astype(np.float32).T
         return Specification(
             ReducedSet(jnp.asarray(points), jnp.asarray(row["weights"][: entry.size])),
-            Proxy(
-                jnp.asarray(row["class_vectors"][:classes].astype(np.float32).T),
-                jnp.asarray(row["class_bias"][:classes]),
-            ),
+            proxy,
             class_names=entry.class_names,
             space_name=self.space.name,
             space_digest=self.space.digest,
@@ -340,6 +379,12 @@ class Market(Mapping[str, Specification], Persistent):
     def class_names(self, learnware: str) -> tuple[str, ...]:
         """Return the class names of one learnware, in the order of its proxy's columns."""
         return self._shared.ledger.entries[self._slot(learnware)].class_names
+
+    def without_proxy(self) -> tuple[str, ...]:
+        """Return the ids of learnwares of which only the reduced set is known."""
+        ledger = self._shared.ledger
+        slots = list(ledger.label_spaces.get((), ()))
+        return tuple(ledger.ids[slot] for slot in slots if self._holds(slot))
 
     def most_shared_names(self, names: Sequence[str]) -> int:
         """Return how many of these class names one learnware has, at most."""

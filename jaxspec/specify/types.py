@@ -63,7 +63,9 @@ class Specification(Persistent):
 
     Attributes:
         reduced_set: Phi, points (m, d) and signed weights (m,).
-        proxy: W, a linear stand-in for the model: weights (d, C) and bias (C,).
+        proxy: W, a linear stand-in for the model: weights (d, C) and bias (C,). None where only the
+            reduced set is known; then there are no class names and no probe proxy either, and the
+            learnware is found by its distribution alone.
         class_names: C different names, in the order of the proxy's columns.
         space_name: the name of the space that the features live in.
         space_digest: the digest of that space.
@@ -75,7 +77,7 @@ class Specification(Persistent):
     """
 
     reduced_set: ReducedSet
-    proxy: Proxy
+    proxy: Proxy | None
     class_names: tuple[str, ...] = dataclasses.field(metadata=_STATIC)
     space_name: str = dataclasses.field(metadata=_STATIC)
     space_digest: str = dataclasses.field(metadata=_STATIC)
@@ -87,7 +89,8 @@ class Specification(Persistent):
 
     def __repr__(self) -> str:
         m, d = np.shape(self.reduced_set.points)[-2:]
-        parts = [f"{len(self.class_names)} classes", f"{m} points of {d} features"]
+        classes = f"{len(self.class_names)} classes" if self.proxy is not None else "no proxy"
+        parts = [classes, f"{m} points of {d} features"]
         if self.probe_proxy is not None:
             parts.append("a probe proxy")
         if self.representation is not None:
