@@ -7,7 +7,14 @@ Label Spaces" (ICML 2023). A market publishes a `Space`; owners of models call `
 
 from jaxspec import evaluation, reuse, stream
 from jaxspec.base import FileError, cache_compilations
-from jaxspec.files import MarketFolder, from_learnware, from_learnware_folder, to_learnware
+from jaxspec.files import (
+    MarketFolder,
+    from_learnware,
+    from_learnware_folder,
+    sign_file,
+    signer_of,
+    to_learnware,
+)
 from jaxspec.index import Index
 from jaxspec.kernels import (
     Gaussian,
@@ -78,6 +85,8 @@ __all__ = [
     "reduce_sets",
     "reuse",
     "score_arrays",
+    "sign_file",
+    "signer_of",
     "specify",
     "specify_many",
     "specify_user",

@@ -71,7 +71,8 @@ class FileKind:
 
     Attributes:
         name: of the class that is saved.
-        version: of the fields; files of another version are refused.
+        version: of the fields, which is written; files of a newer version are refused.
+        oldest: version that is still read.
         arrays: {name: declaration}.
         values: {name: function}, everything except arrays. A function returns the checked value,
             or raises a TypeError or ValueError.
@@ -85,6 +86,7 @@ class FileKind:
     values: Mapping[str, Callable[[Any], Any]]
     fixed_sizes: Callable[[Mapping[str, Any]], dict[str, int]]
     check: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], None]
+    oldest: int = 1
 
 
 def to_bytes(kind: FileKind, values: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
@@ -239,9 +241,11 @@ def _document(kind: FileKind, metadata: Any) -> dict[str, Any]:
         f"kind: expected a {kind.name}, got {document['kind']!r:.80}",
     )
     version = document["format_version"]
+    newer = type(version) is int and version > kind.version
     require(
-        type(version) is int and version == kind.version,
-        f"format_version: expected {kind.version}, got {version!r:.80}",
+        type(version) is int and kind.oldest <= version <= kind.version,
+        f"format_version: expected {kind.version}, got {version!r:.80}"
+        + ("; a newer version of jaxspec wrote this file" if newer else ""),
     )
     values = document["values"]
     require(isinstance(values, dict), f"values: expected an object, got {values!r:.80}")

@@ -159,6 +159,7 @@ SPECIFICATION = FileKind(
     values={**_COMMON_VALUES, "class_names": _class_names_or_none, "about": _about},
     fixed_sizes=_specification_sizes,
     check=_check_specification,
+    oldest=FORMAT_VERSION,
 )
 USER_SPECIFICATION = FileKind(
     "UserSpecification",
@@ -172,6 +173,7 @@ USER_SPECIFICATION = FileKind(
     values=_COMMON_VALUES,
     fixed_sizes=_specification_sizes,
     check=_check_user,
+    oldest=FORMAT_VERSION,
 )
 SPACE = FileKind(
     "Space",
