@@ -6,7 +6,7 @@ it. The same data give the same specification: a missing random key means a fixe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -246,6 +246,11 @@ def _names_of(name: str, class_names: Any, labels: Any) -> tuple[str, ...]:
     """Return the class names that were given, or those that occur among the labels."""
     if class_names is not None:
         return as_class_names(name, class_names)
+    if not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
+        raise TypeError(
+            "labels: expected class names or integers, one per row, "
+            f"got a {type(labels).__name__}: {labels!r:.80}"
+        )
     found = sorted({entry for entry in labels if isinstance(entry, str)})
     if len(found) < 2:
         raise ValueError(

@@ -59,7 +59,7 @@ def test_match_answers_by_rkme_and_says_so(bare, k):
     np.testing.assert_allclose(found.squared_mmd, want[places], atol=1e-5)
     assert found.top_k(1)[0][0] == list(bare)[want.argmin()]
     assert str(found)
-    assert found.explain("m0")[0][1] is None
+    assert found.explain(found.ids[0])[0][1] is None
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
