@@ -10,6 +10,7 @@ from jaxspec.base import register_format
 from jaxspec.files.learnware import from_learnware, from_learnware_folder, to_learnware
 from jaxspec.files.market_folder import load_market, save_market
 from jaxspec.files.reader import Blocks, MarketFolder
+from jaxspec.files.regular_files import seems_to_be
 from jaxspec.files.signatures import sign_file, signer_of
 from jaxspec.files.specification_files import (
     load_space,
@@ -27,6 +28,7 @@ __all__ = [
     "MarketFolder",
     "from_learnware",
     "from_learnware_folder",
+    "seems_to_be",
     "sign_file",
     "signer_of",
     "to_learnware",

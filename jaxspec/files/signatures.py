@@ -53,9 +53,9 @@ def sign_file(path: PathLike, private_key: Any, *, password: bytes | None = None
             try:
                 key = serialization.load_pem_private_key(data, password)
             except (ValueError, TypeError) as error:
-                raise ValueError(f"private_key: expected a PEM private key: {error}") from None
+                raise ValueError(f"expected a PEM private key: {error}") from None
             good = isinstance(key, kinds.Ed25519PrivateKey)
-            require(good, f"private_key: expected an Ed25519 key, got a {type(key).__name__}")
+            require(good, f"expected an Ed25519 key, got a {type(key).__name__}")
     signature = key.sign(_signed(source)).hex()
     document = {
         "format": "jaxspec-signature",
@@ -154,9 +154,9 @@ def _public_key(name: str, value: Any, kinds: Any, serialization: Any) -> Any:
         try:
             key = serialization.load_pem_public_key(data)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{name}: expected a PEM public key: {error}") from None
+            raise ValueError(f"expected a PEM public key: {error}") from None
         good = isinstance(key, kinds.Ed25519PublicKey)
-        require(good, f"{name}: expected an Ed25519 key, got a {type(key).__name__}")
+        require(good, f"expected an Ed25519 key, got a {type(key).__name__}")
     return key
 
 
