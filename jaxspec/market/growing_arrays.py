@@ -354,7 +354,7 @@ def find_origin(points: Sequence[Any], bandwidth: float, dimension: int) -> np.n
         return np.zeros(dimension, np.float32)
     means = [np.atleast_2d(np.asarray(one).mean(axis=-2, dtype=np.float64)) for one in points]
     centre = np.median(np.concatenate(means), axis=0)
-    far = np.linalg.norm(centre) > 10.0 * bandwidth
+    far = bool(np.linalg.norm(centre) > 10.0 * bandwidth)
     if far:
         every = np.concatenate(means)
         nearer = np.linalg.norm(every - centre, axis=1) < np.linalg.norm(every, axis=1)
