@@ -6,7 +6,14 @@ them imports jax, which takes about a second: the command `jaxspec` answers `--h
 
 from jaxspec import evaluation, reuse, stream
 from jaxspec.base import FileError, cache_compilations
-from jaxspec.files import MarketFolder, from_learnware, to_learnware
+from jaxspec.files import (
+    MarketFolder,
+    from_learnware,
+    from_learnware_folder,
+    sign_file,
+    signer_of,
+    to_learnware,
+)
 from jaxspec.index import Index
 from jaxspec.kernels import (
     Gaussian,
@@ -22,6 +29,8 @@ from jaxspec.market import Market
 from jaxspec.matching import ClassNameWarning, Match, match, user_arrays
 from jaxspec.scoring import Classwise, Likelihood, Rkme, Transfer, score_arrays
 from jaxspec.specify import (
+    Limits,
+    LimitWarning,
     Proxy,
     Space,
     Specification,
@@ -46,6 +55,8 @@ __all__ = [
     "InverseMultiquadric",
     "Laplacian",
     "Likelihood",
+    "LimitWarning",
+    "Limits",
     "Market",
     "MarketFolder",
     "Match",
@@ -62,6 +73,7 @@ __all__ = [
     "fit_proxies",
     "fit_proxy",
     "from_learnware",
+    "from_learnware_folder",
     "gram",
     "match",
     "median_bandwidth",
@@ -70,6 +82,8 @@ __all__ = [
     "reduce_sets",
     "reuse",
     "score_arrays",
+    "sign_file",
+    "signer_of",
     "specify",
     "specify_many",
     "specify_user",

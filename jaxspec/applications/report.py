@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxspec.applications.demo import DemoResult
+from jaxspec.base import as_path
 
 __all__ = ["draw_user"]
 
@@ -113,7 +114,7 @@ def draw_user(result: DemoResult, user: int, path: str | Path) -> Path:
     )
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    path = Path(path)
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -2,8 +2,9 @@
 
 `checks` holds the checks of arguments at the public edge, with `foreign_arrays` for arrays of
 other libraries; `pytrees` registers dataclasses; `padding`, `platform`, `largest` and
-`low_precision` serve compiled functions; `persistence` and `atomic_files` serve whatever is saved.
-Nothing here knows of kernels, specifications or markets.
+`low_precision` serve compiled functions; `held_arrays` serves arrays that grow in place;
+`persistence` and `atomic_files` serve whatever is saved. Nothing here knows of kernels,
+specifications or markets.
 """
 
 from jaxspec.base.atomic_files import (
@@ -28,6 +29,7 @@ from jaxspec.base.checks import (
 )
 from jaxspec.base.compilation_cache import cache_compilations
 from jaxspec.base.foreign_arrays import to_numpy
+from jaxspec.base.held_arrays import Holder
 from jaxspec.base.largest import largest
 from jaxspec.base.low_precision import (
     PARTS,
@@ -47,6 +49,7 @@ from jaxspec.base.pytrees import register
 __all__ = [
     "PARTS",
     "FileError",
+    "Holder",
     "PathLike",
     "Persistent",
     "as_class_labels",

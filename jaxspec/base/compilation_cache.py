@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from jaxspec.base.atomic_files import as_path
+
 __all__ = ["cache_compilations"]
 
 MIN_SECONDS = 0.2  # shorter compilations are not worth a file
@@ -24,11 +26,15 @@ def cache_compilations(folder: str | os.PathLike[str] | None = None) -> Path:
 
     Returns:
         the folder.
+
+    Raises:
+        TypeError: `folder` is neither a string nor a path.
+        ValueError: it is empty, or an address of a cloud storage.
     """
     if folder is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(home) / "jaxspec" / "compiled"
-    found = Path(folder).expanduser()
+    found = as_path(folder, name="folder")
     jax.config.update("jax_compilation_cache_dir", str(found))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
     return found

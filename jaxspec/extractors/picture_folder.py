@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxspec.base import as_size, to_numpy
+from jaxspec.base import as_path, as_size, to_numpy
 from jaxspec.extractors.optional_imports import import_optional
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def scan_domains(root: str | os.PathLike[str]) -> PictureFolder:
     Warns:
         UserWarning: names that differ in letter case or spaces only stay different classes.
     """
-    base = os.fspath(root)
+    base = os.fspath(as_path(root, name="root"))
     if not os.path.isdir(base):
         raise ValueError(f"root: expected a folder with {LAYOUT}, got {base!r}, no such folder")
     _refuse_pictures(base, base)

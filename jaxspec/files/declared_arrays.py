@@ -28,6 +28,8 @@ Arrays = dict[str, np.ndarray]
 
 MAX_FILE_BYTES = 1 << 30  # 100 times a specification of 1,000 classes and 2,048 features
 MAX_HEADER_BYTES = 1 << 25  # 100,000 class names of 100 characters take a third of it
+# 100,000 class names with their commas are 200,000; read, so many items take at most some 40 MB.
+MAX_ITEMS = 1 << 18
 HEADER_DEPTH = 3  # the list of a shape, in the object of an array, in the object of the header
 TEXT_DEPTH = 3  # a list or an object, in the values, in the object of the text
 # Sizes beyond these are mistakes or attacks; they bound what is computed from a file.
@@ -69,7 +71,8 @@ class FileKind:
 
     Attributes:
         name: of the class that is saved.
-        version: of the fields; files of another version are refused.
+        version: of the fields, which is written; files of a newer version are refused.
+        oldest: version that is still read.
         arrays: {name: declaration}.
         values: {name: function}, everything except arrays. A function returns the checked value,
             or raises a TypeError or ValueError.
@@ -83,6 +86,7 @@ class FileKind:
     values: Mapping[str, Callable[[Any], Any]]
     fixed_sizes: Callable[[Mapping[str, Any]], dict[str, int]]
     check: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], None]
+    oldest: int = 1
 
 
 def to_bytes(kind: FileKind, values: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
@@ -156,7 +160,7 @@ def read_parts(
         f"header: expected at most {MAX_HEADER_BYTES} bytes, got {length}",
     )
     head = start[8:] + file.read(length - 1)
-    header = parse_json("header", head.rstrip(b" "), depth=HEADER_DEPTH)
+    header = parse_json("header", head.rstrip(b" "), depth=HEADER_DEPTH, items=MAX_ITEMS)
     document = _document(kind, header.pop("__metadata__", None))
     values = {
         name: _checked_value(name, check, document["values"][name])
@@ -226,7 +230,7 @@ def _document(kind: FileKind, metadata: Any) -> dict[str, Any]:
         raise ValueError(_foreign(kind, "a safetensors file of something else"))
     others = sorted(metadata.keys() - {_METADATA})
     require(not others, f"metadata: expected only {_METADATA!r}, got also {others!r:.80}")
-    document = parse_json("metadata", metadata[_METADATA], depth=TEXT_DEPTH)
+    document = parse_json("metadata", metadata[_METADATA], depth=TEXT_DEPTH, items=MAX_ITEMS)
     names = ["checksum", "format", "format_version", "kind", "values"]
     given = sorted(document) if isinstance(document, dict) else document
     require(given == names, f"metadata: expected an object with {names}, got {given!r:.200}")
@@ -237,9 +241,11 @@ def _document(kind: FileKind, metadata: Any) -> dict[str, Any]:
         f"kind: expected a {kind.name}, got {document['kind']!r:.80}",
     )
     version = document["format_version"]
+    newer = type(version) is int and version > kind.version
     require(
-        type(version) is int and version == kind.version,
-        f"format_version: expected {kind.version}, got {version!r:.80}",
+        type(version) is int and kind.oldest <= version <= kind.version,
+        f"format_version: expected {kind.version}, got {version!r:.80}"
+        + ("; a newer version of jaxspec wrote this file" if newer else ""),
     )
     values = document["values"]
     require(isinstance(values, dict), f"values: expected an object, got {values!r:.80}")

@@ -1,6 +1,7 @@
 """Reduced sets in files of the package `learnware`: how they are written and read.
 
-`to_learnware` and `from_learnware` exchange the JSON files of `RKMETableSpecification` in the PyPI
+`to_learnware` and `from_learnware` (for a folder of them `from_learnware_folder`) exchange the JSON
+files of `RKMETableSpecification` in the PyPI
 package `learnware` (0.4), which hold the object
 
     {"z": (m, d) points, "beta": (m,) weights, "gamma": number, "num_points": examples behind it,
@@ -8,7 +9,8 @@ package `learnware` (0.4), which hold the object
 
 with the kernel exp(-gamma |x - y|^2): a `Gaussian` of bandwidth (2 gamma)^(-1/2). Points and
 weights pass bit by bit, and weights are not rescaled. Such a file has no class names, no space and
-no proxy, so it gives a reduced set and a kernel, not a `Specification`.
+no proxy, so it gives a reduced set and a kernel; `Market.from_reduced_sets` makes a market of such
+sets.
 
 A file is data: it is read as JSON, nothing in it is run, and `learnware` is not imported.
 """
@@ -30,13 +32,14 @@ from jaxspec.base import (
     write_atomically,
 )
 from jaxspec.files.bounded_json import parse_json, require
-from jaxspec.files.regular_files import read_limited, seems_to_be
+from jaxspec.files.regular_files import check_tree, read_limited, seems_to_be
 from jaxspec.kernels import Gaussian, Kernel, ReducedSet, as_kernel
 
-__all__ = ["LEARNWARE_TYPE", "from_learnware", "to_learnware"]
+__all__ = ["LEARNWARE_TYPE", "from_learnware", "from_learnware_folder", "to_learnware"]
 
 LEARNWARE_TYPE = "RKMETableSpecification"
 MAX_BYTES = 1 << 28  # some ten million numbers
+MAX_ITEMS = 1 << 25  # numbers and rows
 MAX_DEPTH = 16  # points may have the axes of pictures or of stacks of pictures
 
 
@@ -90,13 +93,57 @@ def from_learnware(path: PathLike) -> tuple[ReducedSet, Gaussian]:
     source = existing_path(path)
     with reading(source):
         if source.is_dir():
-            raise ValueError(f"expected a file, got {seems_to_be(source)}")
+            raise ValueError(
+                f"expected a file, got {seems_to_be(source)}; from_learnware_folder reads all "
+                "files of a folder"
+            )
         data = read_limited(source, MAX_BYTES)
         try:
-            content = parse_json("contents", data, depth=MAX_DEPTH, constants=True)
+            content = parse_json("contents", data, depth=MAX_DEPTH, items=MAX_ITEMS, constants=True)
         except ValueError as error:
             raise ValueError(f"{error}; this seems to be {seems_to_be(source)}") from None
         return _parsed(content)
+
+
+def from_learnware_folder(path: PathLike) -> tuple[dict[str, ReducedSet], Gaussian]:
+    """Read all files of a folder and its sub-folders whose names end in .json.
+
+    Returns:
+        {id: reduced set}, where an id is the file's path in the folder without ".json", and the
+        kernel that all of them have.
+
+    Raises:
+        TypeError: `path` is neither a string nor a path.
+        FileNotFoundError: there is nothing at `path`.
+        FileError: not a folder, one without such a file, a file that `from_learnware` refuses, or
+            one whose "gamma" or number of features differs from the first file's.
+    """
+    folder = existing_path(path)
+    with reading(folder):
+        require(folder.is_dir(), "expected a folder, got a file; from_learnware reads it")
+        files = [one for one in check_tree(folder, folder) if one.suffix == ".json"]
+        require(files, "expected files whose names end in .json, got a folder without any")
+    found: dict[str, ReducedSet] = {}
+    kernel = None
+    for file in files:
+        one, own = from_learnware(file)
+        kernel = kernel or own
+        with reading(file):
+            bandwidth, wanted = float(own.bandwidth), float(kernel.bandwidth)
+            require(
+                bandwidth == wanted,
+                f"gamma: expected {0.5 / wanted**2:.6g} as in {files[0].name!r}, "
+                f"got {0.5 / bandwidth**2:.6g}; reduced sets compare under one kernel only",
+            )
+            columns = next(iter(found.values()), one).points.shape[1]
+            require(
+                one.points.shape[1] == columns,
+                f"z: expected {columns} features as in {files[0].name!r}, "
+                f"got {one.points.shape[1]}",
+            )
+        found[file.relative_to(folder).with_suffix("").as_posix()] = one
+    assert kernel is not None
+    return found, kernel
 
 
 def _parsed(content: Any) -> tuple[ReducedSet, Gaussian]:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxspec.base import reading, write_atomically
 from jaxspec.files.bounded_json import require
 from jaxspec.files.declared_arrays import ArrayField, FileKind, read_file, to_bytes
-from jaxspec.kernels import Kernel, ReducedSet
+from jaxspec.kernels import Kernel, ReducedSet, usable_bandwidth
 from jaxspec.specify import (
     FORMAT_VERSION,
     RANK,
@@ -32,6 +32,8 @@ from jaxspec.specify import (
     Specification,
     UserSpecification,
     as_class_names,
+    check_user_weights,
+    check_weights,
 )
 
 __all__ = [
@@ -54,6 +56,10 @@ KERNELS = {one.__name__: one for one in typing.get_args(Kernel)}
 def _class_names(value: Any) -> tuple[str, ...]:
     require(isinstance(value, list), f"class_names: expected a list of strings, got {value!r:.80}")
     return as_class_names("class_names", value)
+
+
+def _class_names_or_none(value: Any) -> tuple[str, ...]:
+    return () if value == [] else _class_names(value)
 
 
 def _space_name(value: Any) -> str:
@@ -91,6 +97,15 @@ def _about(value: Any) -> About:
 
 
 def _check_specification(values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    weights = arrays["reduced_set.weights"]
+    check_weights("Specification", weights, weights.shape)
+    names, proxied = values["class_names"], "proxy.weights" in arrays
+    require(proxied or not names, "proxy.weights: expected this array, got a file without it")
+    require(
+        names or not proxied, "class_names: expected the names of the proxy's classes, got none"
+    )
+    lone = "probe_proxy.weights" in arrays and not proxied
+    require(not lone, "probe_proxy.weights: expected none in a file without a proxy")
     if "probe_proxy.fidelity" in arrays:
         fidelity = float(arrays["probe_proxy.fidelity"])
         good = 0.0 <= fidelity <= 1.0
@@ -98,8 +113,8 @@ def _check_specification(values: Mapping[str, Any], arrays: Mapping[str, np.ndar
 
 
 def _check_user(values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    total = float(arrays["reduced_set.weights"].sum(dtype=np.float64))
-    require(total > 0, f"reduced_set.weights: expected a sum above zero, got {total}")
+    weights = arrays["reduced_set.weights"]
+    check_user_weights("UserSpecification", weights, weights.shape)
     if "labels" in arrays:
         labels, last = arrays["labels"], len(values["class_names"]) - 1
         low, high = int(labels.min()), int(labels.max())
@@ -109,11 +124,8 @@ def _check_user(values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
 
 def _check_space(values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     bandwidth = arrays["kernel.bandwidth"]
-    with np.errstate(over="ignore", under="ignore"):
-        square = np.square(bandwidth)
-    good = bandwidth > 0 and np.finfo(np.float32).tiny <= square < np.inf
     require(
-        good,
+        usable_bandwidth(bandwidth),
         f"kernel.bandwidth: expected a positive number whose square float32 holds, got {bandwidth}",
     )
 
@@ -122,11 +134,9 @@ def _specification_sizes(values: Mapping[str, Any]) -> dict[str, int]:
     return {"class": len(values["class_names"]), "direction": RANK}
 
 
-_COMMON_ARRAYS = {
+_REDUCED_SET = {
     "reduced_set.points": ArrayField("float", ("point", "feature")),
     "reduced_set.weights": ArrayField("float", ("point",)),
-    "proxy.weights": ArrayField("float", ("feature", "class")),
-    "proxy.bias": ArrayField("float", ("class",)),
 }
 _COMMON_VALUES = {
     "class_names": _class_names,
@@ -138,23 +148,32 @@ SPECIFICATION = FileKind(
     "Specification",
     FORMAT_VERSION,
     arrays={
-        **_COMMON_ARRAYS,
+        **_REDUCED_SET,
+        "proxy.weights": ArrayField("float", ("feature", "class"), part="proxy"),
+        "proxy.bias": ArrayField("float", ("class",), part="proxy"),
         "probe_proxy.weights": ArrayField("float", ("landmark", "class"), part="probe_proxy"),
         "probe_proxy.bias": ArrayField("float", ("class",), part="probe_proxy"),
         "probe_proxy.fidelity": ArrayField("float", (), part="probe_proxy"),
         "representation": ArrayField("float", ("feature", "direction"), part="representation"),
     },
-    values={**_COMMON_VALUES, "about": _about},
+    values={**_COMMON_VALUES, "class_names": _class_names_or_none, "about": _about},
     fixed_sizes=_specification_sizes,
     check=_check_specification,
+    oldest=FORMAT_VERSION,
 )
 USER_SPECIFICATION = FileKind(
     "UserSpecification",
     FORMAT_VERSION,
-    arrays={**_COMMON_ARRAYS, "labels": ArrayField("integer", ("point",), part="labels")},
+    arrays={
+        **_REDUCED_SET,
+        "proxy.weights": ArrayField("float", ("feature", "class")),
+        "proxy.bias": ArrayField("float", ("class",)),
+        "labels": ArrayField("integer", ("point",), part="labels"),
+    },
     values=_COMMON_VALUES,
     fixed_sizes=_specification_sizes,
     check=_check_user,
+    oldest=FORMAT_VERSION,
 )
 SPACE = FileKind(
     "Space",
@@ -203,7 +222,8 @@ def load_specification(path: Path, cls: type[Specification] = Specification) -> 
             )
         maps = arrays.get("representation")
         return cls(
-            *_common_parts(arrays),
+            _reduced_set(arrays),
+            _proxy(arrays) if "proxy.weights" in arrays else None,
             probe_proxy=probe_proxy,
             representation=None if maps is None else jnp.asarray(maps),
             **values,
@@ -231,7 +251,8 @@ def load_user_specification(
         values, arrays = read_file(USER_SPECIFICATION, path)
         labels = arrays.get("labels")
         return cls(
-            *_common_parts(arrays),
+            _reduced_set(arrays),
+            _proxy(arrays),
             labels=None if labels is None else jnp.asarray(labels.astype(np.int32)),
             **values,
         )
@@ -332,18 +353,20 @@ def _common_values(spec: Specification | UserSpecification) -> dict[str, Any]:
 
 
 def _common_arrays(spec: Specification | UserSpecification) -> dict[str, Any]:
-    return {
+    arrays = {
         "reduced_set.points": spec.reduced_set.points,
         "reduced_set.weights": spec.reduced_set.weights,
-        "proxy.weights": spec.proxy.weights,
-        "proxy.bias": spec.proxy.bias,
     }
+    if spec.proxy is not None:
+        arrays["proxy.weights"], arrays["proxy.bias"] = spec.proxy.weights, spec.proxy.bias
+    return arrays
 
 
-def _common_parts(arrays: Mapping[str, np.ndarray]) -> tuple[ReducedSet, Proxy]:
-    return (
-        ReducedSet(
-            jnp.asarray(arrays["reduced_set.points"]), jnp.asarray(arrays["reduced_set.weights"])
-        ),
-        Proxy(jnp.asarray(arrays["proxy.weights"]), jnp.asarray(arrays["proxy.bias"])),
+def _reduced_set(arrays: Mapping[str, np.ndarray]) -> ReducedSet:
+    return ReducedSet(
+        jnp.asarray(arrays["reduced_set.points"]), jnp.asarray(arrays["reduced_set.weights"])
     )
+
+
+def _proxy(arrays: Mapping[str, np.ndarray]) -> Proxy:
+    return Proxy(jnp.asarray(arrays["proxy.weights"]), jnp.asarray(arrays["proxy.bias"]))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxspec.base import device_kind, pad_to
+from jaxspec.base import Holder, device_kind, pad_to
 from jaxspec.index.encoder import (
     EMBEDDING,
     SKETCH,
@@ -54,7 +54,6 @@ class Codes:
     """Codes of all rows of a market, in the market's order of rows.
 
     Attributes:
-        stored: the codes.
         encoder: what made them.
         mesh: of the market.
         filters: fitted filters by what they were fitted for; kept by `jaxspec.index.index`.
@@ -62,7 +61,7 @@ class Codes:
         fitted_count: learnwares that it had then.
     """
 
-    stored: StoredCodes
+    _holder: Holder[StoredCodes]
 
     def __init__(
         self,
@@ -98,12 +97,17 @@ class Codes:
             "scales": np.zeros((1, 2), np.float32),
             "label_spaces": np.zeros(1, np.int32),
         }
-        self.stored = StoredCodes(**empty_rows(example, {}, total, self.mesh))
+        self._holder = Holder(StoredCodes(**empty_rows(example, {}, total, self.mesh)))
         self._label_spaces = np.zeros(total, np.int32)
         self._draw_names(market)
         self._number_spaces(market, 0)
         self._encode(market, 0, progress)
         self._put(market, 0, SMALL_BLOCK)  # so that the first learnware added compiles nothing
+
+    @property
+    def stored(self) -> StoredCodes:
+        """The codes; they stay valid for as long as they are kept."""
+        return self._holder.get()
 
     @property
     def table(self) -> Int[Array, "spaces C"]:
@@ -177,16 +181,17 @@ class Codes:
         row = min(row, share - size)
         spaces = self._label_spaces.reshape(devices, share)[:, row : row + size]
         placed = by_row(spaces.reshape(-1), self.mesh)
-        with on_mesh(self.mesh), in_float32():
-            self.stored = _encode_block(
-                self.stored,
-                placed,
-                market.shared.arrays,
-                self.encoder,
-                np.int32(row),
-                size=size,
-                mesh=self.mesh,
+        arrays = market.shared.arrays
+
+        def encoded(stored: StoredCodes, alone: bool) -> StoredCodes:
+            kept = stored if alone else jax.tree.map(jnp.copy, stored)
+            found: StoredCodes = _encode_block(
+                kept, placed, arrays, self.encoder, np.int32(row), size=size, mesh=self.mesh
             )
+            return found
+
+        with on_mesh(self.mesh), in_float32():
+            self._holder.replace(encoded, uses_up=("values", "scales", "label_spaces"))
 
     def __getstate__(self) -> dict[str, Any]:
         if self.mesh is not None:
@@ -195,13 +200,14 @@ class Codes:
                 "build the index anew"
             )
         kept = {name: value for name, value in self.__dict__.items() if name != "lock"}
-        kept["stored"], kept["encoder"] = jax.tree.map(np.asarray, (self.stored, self.encoder))
+        kept["_holder"], kept["encoder"] = jax.tree.map(np.asarray, (self.stored, self.encoder))
         return {**kept, "_placed_table": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.lock = threading.Lock()
-        self.stored, self.encoder = jax.tree.map(jnp.array, (self.stored, self.encoder))
+        stored, self.encoder = jax.tree.map(jnp.array, (state["_holder"], self.encoder))
+        self._holder = Holder(stored)
 
 
 @partial(jax.jit, donate_argnums=0, static_argnames=("size", "mesh"))

@@ -100,7 +100,8 @@ class StoredCodes:
 
 def draw_name(name: str, width: int) -> tuple[Int[np.ndarray, " w"], Float[np.ndarray, " w"]]:
     """Return places in the sketch and signs, (width,), that follow from a class name alone."""
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    text = name.encode("utf-8", "surrogatepass")  # a stranger's name may be no text
+    seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
     rng = np.random.default_rng(seed)
     places = np.concatenate([rng.permutation(SKETCH) for _ in range(-(-width // SKETCH))])[:width]
     return places.astype(np.int32), rng.choice(np.array([-1, 1], np.float32), width)

@@ -16,6 +16,7 @@ from jaxspec.kernels.kernels import (
     gram,
     kernel_label,
     kernel_values,
+    usable_bandwidth,
 )
 from jaxspec.kernels.mean_embedding import (
     ReducedSet,
@@ -46,6 +47,7 @@ __all__ = [
     "one_by_one",
     "square_norm",
     "squared_mmd",
+    "usable_bandwidth",
     "weighted_sum",
     "whitening",
 ]

@@ -36,6 +36,7 @@ __all__ = [
     "gram",
     "kernel_label",
     "kernel_values",
+    "usable_bandwidth",
 ]
 
 FAR_TOLERANCE = 1e-5  # largest rounding error of a squared distance, in squared bandwidths
@@ -135,13 +136,27 @@ def _store_bandwidth(kernel: Any) -> None:
     stored = jax.dtypes.canonicalize_dtype(float)
     with np.errstate(over="ignore", under="ignore"):
         value = value.astype(stored)
-        square = np.square(value)
-    if not np.all((square > 0) & (square < np.inf)):
+    if not usable_bandwidth(value):
         raise ValueError(f"bandwidth: expected one whose square {stored} holds, got {bandwidth!r}")
     if not (isinstance(bandwidth, jax.Array) and bandwidth.dtype == stored) or bandwidth.weak_type:
         with jax.ensure_compile_time_eval():  # an array, not a tracer, also while jax traces
             bandwidth = jnp.asarray(value)
     object.__setattr__(kernel, "bandwidth", bandwidth)
+
+
+def usable_bandwidth(bandwidth: Any) -> bool:
+    """Tell whether kernels can be computed with bandwidths, in the type of floats they come in.
+
+    A profile multiplies by 0.5 / bandwidth^2. Numbers below the smallest normal one count as zero
+    where jax computes: a smaller square would divide by zero, and a larger one than half of that
+    number's reciprocal would leave zero, so that all points were equal. In float32 bandwidths lie
+    between 1.1e-19 and 6.5e18.
+    """
+    value = np.asarray(bandwidth)
+    tiny = float(np.finfo(value.dtype).tiny)
+    with np.errstate(over="ignore", under="ignore"):
+        square = np.square(value)
+    return bool(np.all((value > 0) & (square >= tiny) & (square <= 0.5 / tiny)))
 
 
 def as_kernel(name: str, value: object) -> Kernel:

@@ -10,22 +10,25 @@ import numpy as np
 from jaxspec.kernels import ReducedSet
 from jaxspec.market.schema import Layout
 from jaxspec.specify import (
+    MAX_ID,
     RANK,
+    Limits,
     Proxy,
     Space,
     Specification,
     as_class_names,
     check_part,
     check_same_space,
+    check_weights,
 )
 
 __all__ = ["MAX_ID", "check_specification", "checked_mapping", "layout_for"]
 
-MAX_ID = 1000  # characters
 
-
-def checked_mapping(name: str, specifications: Any, space: Space) -> dict[str, Specification]:
-    """Return {id: specification} if all of it can enter a market of this space.
+def checked_mapping(
+    name: str, specifications: Any, space: Space, limits: Limits | None = None
+) -> dict[str, Specification]:
+    """Return {id: specification} if all of it can enter a market of this space and these limits.
 
     Raises:
         TypeError, ValueError: it cannot; the message names the id and the field.
@@ -36,24 +39,27 @@ def checked_mapping(name: str, specifications: Any, space: Space) -> dict[str, S
             f"got a {type(specifications).__name__}"
         )
     for learnware, spec in specifications.items():
-        check_specification(learnware, spec, space)
+        check_specification(learnware, spec, space, limits=limits)
     return dict(specifications)
 
 
 def check_specification(
-    learnware: Any, spec: Any, space: Space, batch: tuple[int, ...] = ()
+    learnware: Any,
+    spec: Any,
+    space: Space,
+    batch: tuple[int, ...] = (),
+    *,
+    limits: Limits | None = None,
 ) -> None:
     """Raise unless a specification (or a stacked one, with leading axis `batch`) is sound.
+
+    Sizes are compared with the limits (by default `Limits()`) before any number is looked at.
 
     Raises:
         TypeError, ValueError: it is not; the message names the id and the field.
     """
-    if not isinstance(learnware, str):
-        raise TypeError(f"id: expected a string, got {learnware!r:.80}")
-    if not learnware or len(learnware) > MAX_ID:
-        raise ValueError(
-            f"id: expected a non-empty string of at most {MAX_ID} characters, got {learnware!r:.80}"
-        )
+    limits = limits or Limits()
+    limits.check_id(learnware)
     owner = f"specification {learnware!r:.80}"
     if not isinstance(spec, Specification):
         raise TypeError(f"{owner}: expected a Specification, got a {type(spec).__name__}")
@@ -62,9 +68,12 @@ def check_specification(
         raise TypeError(
             f"{owner}.class_names: expected a tuple, got a {type(spec.class_names).__name__}"
         )
-    if as_class_names(f"{owner}.class_names", spec.class_names) != spec.class_names:
+    named = spec.proxy is not None or spec.class_names or spec.probe_proxy is not None
+    if named and as_class_names(f"{owner}.class_names", spec.class_names) != spec.class_names:
         raise ValueError(f"{owner}.class_names: expected names in Unicode's form NFC")
-    if not isinstance(spec.reduced_set, ReducedSet) or not isinstance(spec.proxy, Proxy):
+    if not isinstance(spec.reduced_set, ReducedSet) or (
+        named and not isinstance(spec.proxy, Proxy)
+    ):
         raise TypeError(
             f"{owner}: expected a ReducedSet and a Proxy in it, got a "
             f"{type(spec.reduced_set).__name__} and a {type(spec.proxy).__name__}"
@@ -77,12 +86,16 @@ def check_specification(
             f"got {shape}"
         )
     (m, d), classes = shape[-2:], len(spec.class_names)
+    limits.check(owner, points=m, class_names=spec.class_names, about=spec.about)
     expected = [
         ("reduced_set.points", spec.reduced_set.points, (*batch, m, d)),
         ("reduced_set.weights", spec.reduced_set.weights, (*batch, m)),
-        ("proxy.weights", spec.proxy.weights, (*batch, d, classes)),
-        ("proxy.bias", spec.proxy.bias, (*batch, classes)),
     ]
+    if spec.proxy is not None:
+        expected += [
+            ("proxy.weights", spec.proxy.weights, (*batch, d, classes)),
+            ("proxy.bias", spec.proxy.bias, (*batch, classes)),
+        ]
     if spec.representation is not None:
         expected.append(("representation", spec.representation, (*batch, d, RANK)))
     if spec.probe_proxy is not None:
@@ -98,6 +111,7 @@ def check_specification(
         _check_fidelity(owner, spec.probe_proxy.fidelity)
     for name, array, wanted_shape in expected:
         check_part(owner, name, array, wanted_shape)
+    check_weights(owner, spec.reduced_set.weights, (*batch, m))
 
 
 def _check_fidelity(owner: str, fidelity: Any) -> None:

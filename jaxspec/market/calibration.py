@@ -25,6 +25,8 @@ __all__ = ["SAMPLE", "Calibration", "agreement", "calibrate", "chances", "follow
 
 SAMPLE = 64  # learnwares that serve as pseudo-users
 PRIOR_SLOPE, PRIOR_WEIGHT = 0.7, 0.1  # for small markets; 22 learnwares have a weight of about 1
+# Measured slopes are at most 1.7. A slope beyond twice that would be the doing of a few learnwares.
+MAX_SLOPE = 3.5
 TEMPERATURE = 2.0  # of logits with root mean square one
 SMOOTHING = 1e-4  # added to every cell of a joint distribution
 
@@ -176,5 +178,5 @@ def calibrate(
 
     near, behaviour = centred(near), centred(behaviour)
     top = (near * behaviour).sum() + PRIOR_WEIGHT * PRIOR_SLOPE
-    slope = jnp.maximum(top / (jnp.square(near).sum() + PRIOR_WEIGHT), 0.0)
+    slope = jnp.clip(top / (jnp.square(near).sum() + PRIOR_WEIGHT), 0.0, MAX_SLOPE)
     return Calibration(slope, mean, points, weights, self_terms, used)

@@ -38,6 +38,9 @@ __all__ = [
 Rows = dict[str, np.ndarray]
 CHANCE_STEPS = 255  # probabilities are stored in as many steps
 MAX_GRAM_CLASSES = 16  # 1 KiB per learnware; with more classes the pass multiplies anew
+# What rounding may leave of a squared norm that is zero, in units of the squared sum of the sizes
+# of the weights: kernel values are exact to 1e-5.
+SELF_TERM_ROUNDING = 1e-5
 GRAM_CHUNK = 4096  # learnwares whose class vectors become float32 at once
 SELF_TERM_CHUNK = 256  # learnwares whose m x m Gram matrices are in memory at once
 
@@ -93,7 +96,13 @@ def _self_terms(kernel: Kernel, points: Array, scales: Array, weights: Array) ->
 
 
 def self_terms(read: Rows, done: Rows, making: Making) -> np.ndarray:
-    """Return the squared norms of the embeddings, (rows,)."""
+    """Return the squared norms of the embeddings, (rows,).
+
+    Where the terms of a norm cancel, rounding could leave a number far below the true one, or a
+    negative one, and cosines (products over norms) far above one: weights of both signs at two
+    points that nearly coincide would buy the first rank. So a norm is at least its rounding error;
+    reduced sets of data lie over a hundred times above it.
+    """
     count = len(done["points"])
     size = min(SELF_TERM_CHUNK, bucket(count, minimum=1))
     found = np.zeros(-(-count // size) * size, np.float32)
@@ -102,7 +111,9 @@ def self_terms(read: Rows, done: Rows, making: Making) -> np.ndarray:
         short = size - len(part[0])
         padded = [np.pad(one, [(0, short)] + [(0, 0)] * (one.ndim - 1)) for one in part]
         found[start : start + size] = _self_terms(making.kernel, *padded)
-    return found[:count]
+    total = np.abs(done["weights"].astype(np.float64)).sum(axis=1)
+    least = (SELF_TERM_ROUNDING * np.square(total)).astype(np.float32)
+    return np.maximum(found[:count], least)
 
 
 @jax.jit

@@ -159,16 +159,14 @@ def take_rows(rows: dict[str, Array], at: np.ndarray, mesh: Mesh | None) -> Rows
     return {name: np.asarray(value)[: len(at)] for name, value in found.items()}
 
 
-@partial(jax.jit, donate_argnums=0)
-def _write(rows: Any, slot: Array, new: Any) -> Any:
+def _written(rows: Any, slot: Array, new: Any) -> Any:
     return {
         name: jax.lax.dynamic_update_slice_in_dim(rows[name], new[name], slot, axis=0)
         for name in rows
     }
 
 
-@partial(jax.jit, donate_argnums=0, static_argnames="mesh")
-def _write_split(rows: Any, slot: Array, new: Any, *, mesh: Mesh) -> Any:
+def _written_split(rows: Any, slot: Array, new: Any, *, mesh: Mesh) -> Any:
     split, everywhere = PartitionSpec(mesh.axis_names), PartitionSpec()
 
     @partial(
@@ -192,10 +190,20 @@ def _write_split(rows: Any, slot: Array, new: Any, *, mesh: Mesh) -> Any:
     return local(rows, slot, new)
 
 
+# By whether the arrays that are handed in stay as they are.
+_WRITE = {True: jax.jit(_written), False: jax.jit(_written, donate_argnums=0)}
+_WRITE_SPLIT = {
+    True: jax.jit(_written_split, static_argnames="mesh"),
+    False: jax.jit(_written_split, donate_argnums=0, static_argnames="mesh"),
+}
+
+
 def write_rows(
-    rows: dict[str, Array], slot: int, new: Rows, mesh: Mesh | None = None
+    rows: dict[str, Array], slot: int, new: Rows, mesh: Mesh | None = None, *, keep: bool = False
 ) -> dict[str, Array]:
-    """Write the slots from `slot` on, in place: the arrays that were handed in are used up.
+    """Write the slots from `slot` on, in place unless `keep`: the arrays handed in are used up.
+
+    With `keep` they stay as they are, and all rows are copied.
 
     Arrays of no size stay as they are: jit would give them back on one device's terms.
     """
@@ -203,6 +211,6 @@ def write_rows(
     filled = {name: value for name, value in rows.items() if name not in empty}
     values = {name: value for name, value in new.items() if name not in empty}
     if mesh is None:
-        return {**_write(filled, np.int32(slot), values), **empty}
+        return {**_WRITE[keep](filled, np.int32(slot), values), **empty}
     with on_mesh(mesh):
-        return {**_write_split(filled, np.int32(slot), values, mesh=mesh), **empty}
+        return {**_WRITE_SPLIT[keep](filled, np.int32(slot), values, mesh=mesh), **empty}

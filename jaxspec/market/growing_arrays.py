@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxspec.base import bucket, pad_to
+from jaxspec.base import Holder, bucket, pad_to
 from jaxspec.kernels import lift
 from jaxspec.market import derived, devices
 from jaxspec.market.derived import Making, Rows
@@ -50,12 +50,11 @@ class GrowingArrays:
         space: of the market.
         precision: in which rows are stored.
         mesh: the devices that rows are spread over, or None.
-        arrays: the rows, used and spare, and what all rows share.
         ledger: what the used slots hold.
-        lock: held while rows are written, since the arrays before the write are then used up.
+        lock: held by whoever appends, from the look at how many slots are used to the last entry.
     """
 
-    arrays: MarketArrays
+    _holder: Holder[MarketArrays]
 
     def __init__(
         self,
@@ -83,6 +82,18 @@ class GrowingArrays:
         self.making = Making(kernel, origin, precision, lifted, self.ledger.number_names)
 
     @property
+    def arrays(self) -> MarketArrays:
+        """The rows, used and spare, and what all rows share; they stay valid while they are kept.
+
+        Whoever keeps them across an append makes that append copy all rows, once.
+        """
+        return self._holder.get()
+
+    @arrays.setter
+    def arrays(self, arrays: MarketArrays) -> None:
+        self._holder = Holder(arrays)
+
+    @property
     def total(self) -> int:
         """Rows there are, used or spare."""
         return int(self.arrays.weights.shape[0])
@@ -108,15 +119,14 @@ class GrowingArrays:
         every: dict[str, Any] = {**rows, **fixed}
         self.arrays = MarketArrays(**every, kernel=kernel)
 
-    def stored_rows(self) -> dict[str, Array]:
-        """Return the arrays that have one entry per learnware."""
-        return {name: getattr(self.arrays, name) for name in ROW_ARRAYS}
-
     def write(self, slot: int, rows: Rows) -> None:
-        """Write finished rows from a slot on; the arrays before are used up."""
-        written: dict[str, Any] = {}
-        written.update(devices.write_rows(self.stored_rows(), slot, rows, self.mesh))
-        self.arrays = dataclasses.replace(self.arrays, **written)
+        """Write finished rows from a slot on: in place, unless somebody else has the arrays."""
+
+        def written(arrays: MarketArrays, alone: bool) -> MarketArrays:
+            found: Any = devices.write_rows(_rows_of(arrays), slot, rows, self.mesh, keep=not alone)
+            return dataclasses.replace(arrays, **found)
+
+        self._holder.replace(written, uses_up=ROW_ARRAYS)
 
     @devices.in_float32()
     def append(self, specifications: Mapping[str, Specification]) -> None:
@@ -139,7 +149,7 @@ class GrowingArrays:
         Raises:
             ValueError: the rows lie in several processes and only one asks.
         """
-        rows = self.stored_rows()
+        rows = _rows_of(self.arrays)
         if not all_processes and not rows["weights"].is_fully_addressable:
             raise ValueError(
                 "market: its rows are spread over several processes and cannot be read from one of "
@@ -199,14 +209,19 @@ class GrowingArrays:
             raise TypeError(
                 "a market that is spread over devices cannot be pickled; use Market.save"
             )
-        state = {**self.__dict__, "arrays": jax.tree.map(np.asarray, self.arrays)}
+        state = {**self.__dict__, "_holder": jax.tree.map(np.asarray, self.arrays)}
         del state["lock"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.lock = threading.Lock()
-        self.arrays = jax.tree.map(jnp.array, self.arrays)
+        self.arrays = jax.tree.map(jnp.array, state["_holder"])
+
+
+def _rows_of(arrays: MarketArrays) -> dict[str, Array]:
+    """Return the arrays that have one entry per learnware."""
+    return {name: getattr(arrays, name) for name in ROW_ARRAYS}
 
 
 class _Rows:
@@ -325,9 +340,10 @@ def find_origin(points: Sequence[Any], bandwidth: float, dimension: int) -> np.n
     """Return where features lie if that is over ten bandwidths from zero, else zero, (d,).
 
     It is the median of the learnwares' mean points: one that lies far out must not move all others
-    to where float32 cannot tell their points apart. With zero, points are kept bit by bit; the
-    rounding of a distance formed from a matrix product grows with (offset / bandwidth)^2, about
-    1e-5 of the kernel's value at ten bandwidths.
+    to where float32 cannot tell their points apart. For the same reason it is zero unless more than
+    half of the learnwares lie nearer to the median than to zero: of two, one may be a stranger's.
+    With zero, points are kept bit by bit; the rounding of a distance formed from a matrix product
+    grows with (offset / bandwidth)^2, about 1e-5 of the kernel's value at ten bandwidths.
 
     Args:
         points: arrays (m, d) of single learnwares, or (b, m, d) of b learnwares.
@@ -338,5 +354,9 @@ def find_origin(points: Sequence[Any], bandwidth: float, dimension: int) -> np.n
         return np.zeros(dimension, np.float32)
     means = [np.atleast_2d(np.asarray(one).mean(axis=-2, dtype=np.float64)) for one in points]
     centre = np.median(np.concatenate(means), axis=0)
-    far = np.linalg.norm(centre) > 10.0 * bandwidth
+    far = bool(np.linalg.norm(centre) > 10.0 * bandwidth)
+    if far:
+        every = np.concatenate(means)
+        nearer = np.linalg.norm(every - centre, axis=1) < np.linalg.norm(every, axis=1)
+        far = 2 * int(nearer.sum()) > len(every)
     return (centre if far else np.zeros_like(centre)).astype(np.float32)

@@ -55,7 +55,11 @@ class Entry:
 
 
 class Ledger:
-    """Ids and entries by slot, and class names by number."""
+    """Ids and entries by slot, and class names by number.
+
+    One thread at a time enters; others read meanwhile. Whoever goes through a dictionary or a set
+    therefore copies it first: the copy is made in one step.
+    """
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -97,7 +101,7 @@ class Ledger:
         """Return, for each label space, how many of these names it has (if it has any)."""
         found: dict[tuple[str, ...], int] = {}
         for name in names:
-            for space in self._spaces_with.get(name, ()):
+            for space in tuple(self._spaces_with.get(name, ())):  # at once: see the class
                 found[space] = found.get(space, 0) + 1
         return found
 

@@ -30,7 +30,7 @@ from jaxspec.market.precision import check_precision, decode_points
 from jaxspec.market.sampling import calibrate_market
 from jaxspec.market.schema import MarketArrays
 from jaxspec.market.stacked import build_stacked
-from jaxspec.specify import ProbeProxy, Proxy, Space, Specification
+from jaxspec.specify import Limits, ProbeProxy, Proxy, Space, Specification
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -47,6 +47,7 @@ class Market(Mapping[str, Specification], Persistent):
         specifications: Mapping[str, Specification] | None = None,
         *,
         precision: str = "float32",
+        limits: Limits | None = None,
     ) -> None:
         """Make a market.
 
@@ -55,6 +56,8 @@ class Market(Mapping[str, Specification], Persistent):
             specifications: {id: specification}; None for an empty market.
             precision: "float32"; or "bfloat16" or "int8", which hold points in half and a quarter
                 of the memory (all sums are in float32 still).
+            limits: how large a specification may be, now and in all markets that follow from this
+                one; None for `Limits()`.
 
         Raises:
             TypeError: not a space, not a mapping, or an entry that is not a specification.
@@ -64,7 +67,8 @@ class Market(Mapping[str, Specification], Persistent):
         if not isinstance(space, Space):
             raise TypeError(f"space: expected a Space, got a {type(space).__name__}")
         given = {} if specifications is None else specifications
-        specs = checked_mapping("specifications", given, space)
+        limits = _as_limits(limits)
+        specs = checked_mapping("specifications", given, space, limits)
         points = [spec.reduced_set.points for spec in specs.values()]
         shared = build(
             space,
@@ -74,23 +78,31 @@ class Market(Mapping[str, Specification], Persistent):
             find_origin(points, float(space.kernel.bandwidth), space.dimension),
             precision=check_precision(precision),
         )
-        self._become(shared, len(specs), frozenset())
+        self._become(shared, len(specs), frozenset(), limits)
 
-    def _become(self, shared: GrowingArrays, length: int, removed: frozenset[int]) -> None:
+    def _become(
+        self, shared: GrowingArrays, length: int, removed: frozenset[int], limits: Limits
+    ) -> None:
         self._shared = shared
         self._length = length
         self._removed = removed
+        self._limits = limits
         self._calibration: Calibration | None = None
         self._alive: Any = None
         self._length_on_device: Any = None
 
     @classmethod
     def from_parts(
-        cls, shared: GrowingArrays, length: int, removed: frozenset[int] = frozenset()
+        cls,
+        shared: GrowingArrays,
+        length: int,
+        removed: frozenset[int] = frozenset(),
+        *,
+        limits: Limits | None = None,
     ) -> Market:
         """Return the version of shared arrays with this length; for those who build the arrays."""
         market = cls.__new__(cls)
-        market._become(shared, length, removed)
+        market._become(shared, length, removed, _as_limits(limits))
         return market
 
     @classmethod
@@ -103,6 +115,7 @@ class Market(Mapping[str, Specification], Persistent):
         precision: str = "float32",
         spare: float = 0.25,
         mesh: Mesh | None = None,
+        limits: Limits | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Market:
         """Make a market of stacked specifications, as batched fitting returns them.
@@ -116,21 +129,61 @@ class Market(Mapping[str, Specification], Persistent):
             precision: as for `Market`.
             spare: share of rows to keep free for `add`.
             mesh: devices to spread the market over, see `shard`.
+            limits: as for `Market`.
             progress: called with (learnwares done, learnwares).
 
         Raises:
             TypeError, ValueError: as `Market`, or a repeated id, or a count that is not met.
         """
+        limits = _as_limits(limits)
         shared, length = build_stacked(
             space,
             batches,
+            limits=limits,
             count=count,
             precision=check_precision(precision),
             spare=spare,
             mesh=None if mesh is None else devices.checked_mesh(mesh),
             progress=progress,
         )
-        return cls.from_parts(shared, length)
+        return cls.from_parts(shared, length, limits=limits)
+
+    @classmethod
+    def from_reduced_sets(
+        cls,
+        space: Space,
+        reduced_sets: Mapping[str, ReducedSet],
+        *,
+        precision: str = "float32",
+        limits: Limits | None = None,
+    ) -> Market:
+        """Make a market of reduced sets alone, such as those of `jaxspec.from_learnware_folder`.
+
+        Without proxies and class names `match` answers by the score "rkme", says so in its notes,
+        and refuses the scores that need proxies. Learnwares with proxies can be added.
+
+        Args:
+            space: what the points live in; its kernel is that of the reduced sets.
+            reduced_sets: {id: reduced set}.
+            precision: as for `Market`.
+            limits: as for `Market`.
+
+        Raises:
+            TypeError, ValueError: as `Market`; the message names the id.
+        """
+        if not isinstance(space, Space):
+            raise TypeError(f"space: expected a Space, got a {type(space).__name__}")
+        if not isinstance(reduced_sets, Mapping):
+            raise TypeError(
+                "reduced_sets: expected a mapping from ids to reduced sets, "
+                f"got a {type(reduced_sets).__name__}"
+            )
+        names: Any = {"space_name": space.name, "space_digest": space.digest}
+        specs = {
+            learnware: Specification(one, None, class_names=(), **names)
+            for learnware, one in reduced_sets.items()
+        }
+        return cls(space, specs, precision=precision, limits=limits)
 
     # What is in it
 
@@ -158,6 +211,11 @@ class Market(Mapping[str, Specification], Persistent):
     def mesh(self) -> Mesh | None:
         """The devices that the rows are spread over, None for a market on one device."""
         return self._shared.mesh
+
+    @property
+    def limits(self) -> Limits:
+        """How large a specification that enters may be; markets that follow have the same."""
+        return self._limits
 
     @property
     def nbytes(self) -> int:
@@ -212,8 +270,8 @@ class Market(Mapping[str, Specification], Persistent):
     def arrays(self) -> MarketArrays:
         """All numbers of this market as one pytree, as `jaxspec.score_arrays` takes them.
 
-        `alive` says which rows hold a learnware. Read it anew for every use: the next `add` writes
-        into spare rows and uses these arrays up.
+        `alive` says which rows hold a learnware. The arrays stay valid while they are kept, in any
+        thread. The next `add` beside them copies all rows, where it would else write in place.
         """
         return self._arrays_of(self.alive)
 
@@ -247,9 +305,7 @@ class Market(Mapping[str, Specification], Persistent):
     def calibration(self) -> Calibration:
         """What the market has found out about itself; computed at the first use and kept."""
         if self._calibration is None:
-            with self._shared.lock:
-                found = calibrate_market(self._shared, self.slots)
-            self._calibration = found
+            self._calibration = calibrate_market(self._shared, self.slots)
         return self._calibration
 
     def __len__(self) -> int:
@@ -277,21 +333,29 @@ class Market(Mapping[str, Specification], Persistent):
         return self  # a value
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shared": self._shared, "length": self._length, "removed": self._removed}
+        return {
+            "shared": self._shared,
+            "length": self._length,
+            "removed": self._removed,
+            "limits": self._limits,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._become(state["shared"], state["length"], state["removed"])
+        self._become(state["shared"], state["length"], state["removed"], state["limits"])
 
     def __getitem__(self, learnware: str) -> Specification:
         slot = self._slot(learnware)
         shared, entry = self._shared, self._shared.ledger.entries[slot]
-        with shared.lock:  # the next `add` may use these arrays up
-            found = shared.take(np.array([slot]))
-            origin = np.asarray(shared.arrays.origin)
+        found = shared.take(np.array([slot]))
         row = {name: value[0] for name, value in found.items()}
         classes = len(entry.class_names)
-        points = decode_points(row["points"], row["scales"])[: entry.size] + origin
-        probe_proxy = None
+        points = decode_points(row["points"], row["scales"])[: entry.size] + self.origin
+        proxy = probe_proxy = None
+        if classes:
+            proxy = Proxy(
+                jnp.asarray(row["class_vectors"][:classes].astype(np.float32).T),
+                jnp.asarray(row["class_bias"][:classes]),
+            )
         if row["has_probe"]:
             probe_proxy = ProbeProxy(
                 jnp.asarray(row["probe_weights"][:classes].astype(np.float32).T),
@@ -301,10 +365,7 @@ class Market(Mapping[str, Specification], Persistent):
         maps = row["hidden_maps"].astype(np.float32).T
         return Specification(
             ReducedSet(jnp.asarray(points), jnp.asarray(row["weights"][: entry.size])),
-            Proxy(
-                jnp.asarray(row["class_vectors"][:classes].astype(np.float32).T),
-                jnp.asarray(row["class_bias"][:classes]),
-            ),
+            proxy,
             class_names=entry.class_names,
             space_name=self.space.name,
             space_digest=self.space.digest,
@@ -318,6 +379,12 @@ class Market(Mapping[str, Specification], Persistent):
     def class_names(self, learnware: str) -> tuple[str, ...]:
         """Return the class names of one learnware, in the order of its proxy's columns."""
         return self._shared.ledger.entries[self._slot(learnware)].class_names
+
+    def without_proxy(self) -> tuple[str, ...]:
+        """Return the ids of learnwares of which only the reduced set is known."""
+        ledger = self._shared.ledger
+        slots = list(ledger.label_spaces.get((), ()))
+        return tuple(ledger.ids[slot] for slot in slots if self._holds(slot))
 
     def most_shared_names(self, names: Sequence[str]) -> int:
         """Return how many of these class names one learnware has, at most."""
@@ -357,7 +424,7 @@ class Market(Mapping[str, Specification], Persistent):
         Raises:
             TypeError, ValueError: as `Market`, or an id that is taken. Nothing is added then.
         """
-        specs = checked_mapping("specifications", specifications, self.space)
+        specs = checked_mapping("specifications", specifications, self.space, self._limits)
         for learnware in specs:
             if learnware in self:
                 raise ValueError(
@@ -374,7 +441,7 @@ class Market(Mapping[str, Specification], Persistent):
             KeyError: an id that is not in the market. Nothing is changed then.
             TypeError, ValueError: as `Market`.
         """
-        specs = checked_mapping("specifications", specifications, self.space)
+        specs = checked_mapping("specifications", specifications, self.space, self._limits)
         removed = self._removed | {self._slot(learnware) for learnware in specs}
         return self._with(specs, removed)
 
@@ -388,12 +455,28 @@ class Market(Mapping[str, Specification], Persistent):
         if isinstance(ids, str) or not isinstance(ids, Iterable):
             raise TypeError(f"ids: expected a sequence of ids such as ['id'], got {ids!r:.80}")
         removed = self._removed | {self._slot(learnware) for learnware in ids}
-        return Market.from_parts(self._shared, self._length, removed)
+        return self._version(self._shared, self._length, removed)
+
+    def with_limits(self, limits: Limits) -> Market:
+        """Return the same market with other limits; they hold for what enters from here on.
+
+        Raises:
+            TypeError: not `Limits`.
+        """
+        return Market.from_parts(
+            self._shared, self._length, self._removed, limits=_as_limits(limits)
+        )
+
+    def _version(
+        self, shared: GrowingArrays, length: int, removed: frozenset[int] = frozenset()
+    ) -> Market:
+        """Return a market that follows from this one."""
+        return Market.from_parts(shared, length, removed, limits=self._limits)
 
     def _with(self, specs: dict[str, Specification], removed: frozenset[int]) -> Market:
         """Return a market with more learnwares, in the same arrays if they have room."""
         if not specs:
-            return Market.from_parts(self._shared, self._length, removed)
+            return self._version(self._shared, self._length, removed)
         shared, wanted = self._shared, layout_for(specs, self.space)
         with shared.lock:
             fits = len(shared.ledger) == self._length and shared.has_room(len(specs))
@@ -401,17 +484,16 @@ class Market(Mapping[str, Specification], Persistent):
             if fits:
                 shared.append(specs)
         if fits:
-            return Market.from_parts(shared, self._length + len(specs), removed)
+            return self._version(shared, self._length + len(specs), removed)
         # Full, too small, or another version has already grown from this one: copy once.
         kept = np.array([s for s in self.slots.tolist() if s not in removed], int)
         if len(kept) == 0:
-            return Market(self.space, specs, precision=self.precision)
-        with shared.lock:
-            copied = shared.copy(
-                kept, layout=shared.layout.joined(wanted), mesh=self.mesh, spare=len(specs)
-            )
+            return Market(self.space, specs, precision=self.precision, limits=self._limits)
+        copied = shared.copy(
+            kept, layout=shared.layout.joined(wanted), mesh=self.mesh, spare=len(specs)
+        )
         copied.append(specs)
-        return Market.from_parts(copied, len(kept) + len(specs))
+        return self._version(copied, len(kept) + len(specs))
 
     # Where and how it is held
 
@@ -448,6 +530,11 @@ class Market(Mapping[str, Specification], Persistent):
         mesh: Mesh | None = None,
     ) -> Market:
         kept = self.slots if slots is None else slots
-        with self._shared.lock:
-            shared = self._shared.copy(kept, precision=precision, mesh=mesh)
-        return Market.from_parts(shared, len(kept))
+        shared = self._shared.copy(kept, precision=precision, mesh=mesh)
+        return self._version(shared, len(kept))
+
+
+def _as_limits(limits: Any) -> Limits:
+    if not isinstance(limits, Limits | None):
+        raise TypeError(f"limits: expected Limits, got a {type(limits).__name__}: {limits!r:.80}")
+    return Limits() if limits is None else limits

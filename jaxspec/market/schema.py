@@ -81,12 +81,16 @@ def _points(spec: Specification, making: Making) -> np.ndarray:
     return np.asarray(spec.reduced_set.points, np.float32) - making.origin
 
 
-def _class_vectors(spec: Specification, making: Making) -> np.ndarray:
+def _class_vectors(spec: Specification, making: Making) -> np.ndarray | None:
+    if spec.proxy is None:
+        return None
     vectors = np.swapaxes(np.asarray(spec.proxy.weights, np.float32), -1, -2)
     return vectors - vectors.mean(axis=-2, keepdims=True)
 
 
-def _class_bias(spec: Specification, making: Making) -> np.ndarray:
+def _class_bias(spec: Specification, making: Making) -> np.ndarray | None:
+    if spec.proxy is None:
+        return None
     bias = np.asarray(spec.proxy.bias, np.float32)
     return bias - bias.mean(axis=-1, keepdims=True)
 

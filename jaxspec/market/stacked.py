@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxspec.market.admission import check_specification, layout_for
 from jaxspec.market.growing_arrays import GrowingArrays, build, find_origin
 from jaxspec.market.schema import Layout
-from jaxspec.specify import Space, Specification
+from jaxspec.specify import Limits, Space, Specification
 
 __all__ = ["build_stacked"]
 
@@ -23,6 +23,7 @@ def build_stacked(
     precision: str,
     spare: float,
     mesh: Mesh | None,
+    limits: Limits,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[GrowingArrays, int]:
     """Return the arrays of stacked specifications, and how many learnwares there are.
@@ -41,14 +42,14 @@ def build_stacked(
     if first is None or not wanted:
         raise ValueError("batches: expected at least one learnware, got none")
     ids, spec = first
-    check_specification(ids[0] if ids else "", spec, space, (len(ids),))
+    check_specification(ids[0] if ids else "", spec, space, (len(ids),), limits=limits)
     layout = layout_for({"": spec}, space)
     seen: set[str] = set()
 
     def checked() -> Iterator[tuple[Sequence[str], Specification]]:
         for ids, spec in itertools.chain([first], iterator):
             name = f"{ids[0]} ..." if ids else ""
-            check_specification(name, spec, space, (len(ids),))
+            check_specification(name, spec, space, (len(ids),), limits=limits)
             _check_room(name, spec, space, layout)
             _note_ids(name, ids, seen)
             if len(seen) > wanted:

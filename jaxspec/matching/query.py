@@ -20,7 +20,7 @@ from jaxspec.base import as_size, bucket, to_numpy
 from jaxspec.market import Ledger
 from jaxspec.matching.match_result import Match
 from jaxspec.matching.users import as_users, stack_users
-from jaxspec.scoring import METHODS, Score, UserArrays, as_score, needs_labels
+from jaxspec.scoring import METHODS, Score, UserArrays, as_score, needs_labels, needs_proxies
 from jaxspec.specify import UserSpecification
 
 if TYPE_CHECKING:
@@ -206,12 +206,25 @@ def prepare_query(
     spaces = [_compare_by_name(catalogue, one, label_spaces) for one in users]
     by_name = np.array([known for known, _ in spaces])
     scores, reuses, notes = [], [], []
+    lacking = _without_proxy(catalogue)
+    bare = len(lacking) == len(catalogue)
+    if bare and score is not None and needs_proxies(score):
+        raise ValueError(
+            f"method: {score.name!r} needs the learnwares' proxies, and of this market's only the "
+            "reduced sets are known; 'rkme' does without"
+        )
     for one, (known, space_note) in zip(users, spaces, strict=True):
-        chosen, own_reuse, reuse_note = _chosen_score(one, known, score, reuse)
+        chosen, own_reuse, reuse_note = _chosen_score(one, known, score, reuse, bare=bare)
         scores.append(chosen)
         reuses.append(own_reuse)
         name_notes = _unknown_names(catalogue.ledger, one, known)
-        notes.append((space_note, reuse_note, *name_notes))
+        if needs_proxies(chosen) and lacking:
+            name_notes += (
+                f"{len(lacking)} of {len(catalogue)} learnwares have no proxy, such as "
+                f"{lacking[0]!r:.80}: {chosen.name!r} takes them to answer nothing; 'rkme' "
+                "compares them by their distributions.",
+            )
+        notes.append((reuse_note,) if bare else (space_note, reuse_note, *name_notes))
     return Query(
         tuple(users),
         stack_users(catalogue, users, by_name),
@@ -265,8 +278,22 @@ def _compare_by_name(
     )
 
 
+def _without_proxy(catalogue: Catalogue) -> tuple[str, ...]:
+    """Return the ids of learnwares of which only the reduced set is known."""
+    find = getattr(catalogue, "without_proxy", None)
+    if find is not None:
+        return tuple(find())
+    ledger = catalogue.ledger  # of a place that holds all that its ledger knows
+    return tuple(ledger.ids[slot] for slot in ledger.label_spaces.get((), ()))
+
+
 def _chosen_score(
-    user: UserSpecification, by_name: bool, score: Score | None, reuse: str | None
+    user: UserSpecification,
+    by_name: bool,
+    score: Score | None,
+    reuse: str | None,
+    *,
+    bare: bool,
 ) -> tuple[Score, str, str]:
     """Return the score for a user, the reuse, and a sentence that says why."""
     if reuse is not None:
@@ -277,6 +304,15 @@ def _chosen_score(
         why = "since your classes are not a learnware's"
     kind = reuse or ("direct" if by_name else "fine-tune")
     meant = "direct use" if kind == "direct" else "fine-tuning"
+    if bare:
+        chosen = METHODS["rkme"] if score is None else score
+        return (
+            chosen,
+            kind,
+            f"The score is {chosen.name!r}, which compares distributions, since of this market's "
+            "learnwares only the reduced sets are known: nothing tells which classes they have or "
+            "how their models answer.",
+        )
     if score is not None:
         if needs_labels(score) and user.labels is None:
             raise ValueError(
@@ -304,7 +340,8 @@ def _unknown_names(ledger: Ledger, user: UserSpecification, by_name: bool) -> tu
     if not unknown:
         return ()
     folded: dict[str, list[str]] = {}
-    for known in ledger.names:
+    names = list(ledger.names)  # at once: another thread may add to the market meanwhile
+    for known in names:
         folded.setdefault(_folded(known), []).append(known)
     sentences = []
     for name in unknown:
@@ -315,7 +352,7 @@ def _unknown_names(ledger: Ledger, user: UserSpecification, by_name: bool) -> tu
             text = f"No learnware has a class {name!r}, but there is {same[0]!r}, which differs "
             text += "only in letter case, spaces or marks."
         else:
-            near = difflib.get_close_matches(name, ledger.names, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
             text = f"No learnware has a class {name!r}: "
             text += f"the nearest names are {near}." if near else "no name is near it."
             text += " It counts for no learnware."

@@ -36,6 +36,7 @@ from jaxspec.scoring.methods import (
     evaluate,
     needs_labels,
     needs_peers,
+    needs_proxies,
 )
 from jaxspec.scoring.peers import best_agreement, find_peers
 from jaxspec.scoring.sharded import best_scores, compared_rows, score_all
@@ -75,6 +76,7 @@ __all__ = [
     "gather",
     "needs_labels",
     "needs_peers",
+    "needs_proxies",
     "pack",
     "pack_columns",
     "pack_scores",

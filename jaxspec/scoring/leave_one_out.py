@@ -53,7 +53,8 @@ def explained(
     labels = jnp.broadcast_to(y, (x.shape[0], *y.shape[1:]))
     moment = jnp.einsum("lqcn,lqkn->lqck", x, labels, precision="highest")
     fitted = jnp.einsum("lqcn,lqck->lqkn", through, moment, precision="highest")
-    left_out = jnp.where(seen, (y - fitted) / (1.0 - leverage)[:, :, None], 0.0)
+    kept = jnp.maximum(1.0 - leverage, 1e-6)  # zero for a user with a single labelled point
+    left_out = jnp.where(seen, (y - fitted) / kept[:, :, None], 0.0)
     spread = jnp.maximum(jnp.square(y).sum(axis=(2, 3)), 1e-30)
     return 1.0 - jnp.square(left_out).sum(axis=(2, 3)) / spread
 

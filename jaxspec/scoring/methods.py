@@ -40,6 +40,7 @@ __all__ = [
     "evaluate",
     "needs_labels",
     "needs_peers",
+    "needs_proxies",
 ]
 
 # Evidence that comes from the labels of a user's points.
@@ -253,6 +254,11 @@ def evaluate(score: Score, evidence: Evidence) -> Float[Array, "rows Q"]:
         raise TypeError(f"method: expected {score.name!r} to return floats, got {values.dtype}")
     values = values.astype(jnp.float32)
     return jnp.where(values == 0, 0.0, values)
+
+
+def needs_proxies(score: Score) -> bool:
+    """Tell whether a score needs the learnwares' proxies, and not only their reduced sets."""
+    return any(need not in ("squared_mmd", "closeness") for need in score.needs)
 
 
 def needs_labels(score: Score) -> bool:

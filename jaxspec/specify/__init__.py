@@ -6,6 +6,7 @@ representations are the parts. Nothing here knows of markets.
 """
 
 from jaxspec.specify.about import About, AboutValue
+from jaxspec.specify.limits import MAX_ID, MAX_NAME, Limits, LimitWarning
 from jaxspec.specify.making import specify, specify_many, specify_user
 from jaxspec.specify.probe_proxy import ProbeProxy, fit_probe_proxies
 from jaxspec.specify.proxy import Proxy, centre_classes, fit_proxies, fit_proxy
@@ -15,21 +16,25 @@ from jaxspec.specify.space import Space, check_same_space
 from jaxspec.specify.types import (
     FORMAT_VERSION,
     LARGEST,
-    MAX_NAME,
     Specification,
     UserSpecification,
     as_class_names,
     check_part,
     check_user,
+    check_user_weights,
+    check_weights,
 )
 
 __all__ = [
     "FORMAT_VERSION",
     "LARGEST",
+    "MAX_ID",
     "MAX_NAME",
     "RANK",
     "About",
     "AboutValue",
+    "LimitWarning",
+    "Limits",
     "ProbeProxy",
     "Proxy",
     "Space",
@@ -41,6 +46,8 @@ __all__ = [
     "check_part",
     "check_same_space",
     "check_user",
+    "check_user_weights",
+    "check_weights",
     "fit_probe_proxies",
     "fit_proxies",
     "fit_proxy",

@@ -6,7 +6,7 @@ it. The same data give the same specification: a missing random key means a fixe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 from jaxspec.base import as_class_labels, as_features, as_key, as_probabilities, as_size
 from jaxspec.kernels import ReducedSet
 from jaxspec.specify.about import About, AboutValue
+from jaxspec.specify.limits import warn_beyond_defaults
 from jaxspec.specify.probe_proxy import ProbeProxy, fit_probe_proxies
 from jaxspec.specify.proxy import Proxy, fit_proxies, fit_proxy
 from jaxspec.specify.reduced_set import reduce_sets
@@ -245,6 +246,11 @@ def _names_of(name: str, class_names: Any, labels: Any) -> tuple[str, ...]:
     """Return the class names that were given, or those that occur among the labels."""
     if class_names is not None:
         return as_class_names(name, class_names)
+    if not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
+        raise TypeError(
+            "labels: expected class names or integers, one per row, "
+            f"got a {type(labels).__name__}: {labels!r:.80}"
+        )
     found = sorted({entry for entry in labels if isinstance(entry, str)})
     if len(found) < 2:
         raise ValueError(
@@ -301,7 +307,10 @@ def _made(
     if key is not None:
         as_key("key", key)
     notes = [About(entries) for entries in about]
-    sets = reduce_sets(rows, size=as_size("size", size), kernel=space.kernel, key=key)
+    points = as_size("size", size)
+    for own, entries in zip(names, notes, strict=True):
+        warn_beyond_defaults(points, own, entries)
+    sets = reduce_sets(rows, size=points, kernel=space.kernel, key=key)
     proxies = fit_proxies(
         rows,
         labels,

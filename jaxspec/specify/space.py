@@ -24,6 +24,7 @@ from jaxspec.kernels import (
     as_kernel,
     kernel_label,
     median_bandwidth,
+    usable_bandwidth,
     whitening,
 )
 from jaxspec.specify.probe_proxy import choose_landmarks
@@ -77,6 +78,11 @@ class Space(Persistent):
         if not name.strip():
             raise ValueError(f"name: expected a non-empty string, got {name!r}")
         kernel = as_kernel("kernel", kernel)
+        if not usable_bandwidth(np.asarray(kernel.bandwidth, np.float32)):
+            raise ValueError(
+                "kernel: expected a bandwidth whose square float32 holds, "
+                f"got {kernel_label(kernel)}"
+            )
         kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), kernel)
         size = as_size("dimension", dimension)
         rows = None

@@ -19,6 +19,7 @@ import numpy as np
 from jaxspec.base import Persistent, as_class_labels, register
 from jaxspec.kernels import ReducedSet
 from jaxspec.specify.about import About
+from jaxspec.specify.limits import MAX_NAME
 from jaxspec.specify.probe_proxy import ProbeProxy
 from jaxspec.specify.proxy import Proxy
 from jaxspec.specify.space import Space, check_same_space
@@ -29,18 +30,29 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT_VERSION",
     "LARGEST",
-    "MAX_NAME",
     "Specification",
     "UserSpecification",
     "as_class_names",
     "check_part",
     "check_user",
+    "check_user_weights",
+    "check_weights",
 ]
 
 FORMAT_VERSION = 2
 MAX_CLASSES = 100_000
-MAX_NAME = 1000  # characters of a class name
-LARGEST = 1e15  # of a number in a specification: float32 holds squares of sums of such numbers
+# Of a number in a specification. A product of two such numbers, summed over 65,536 features (as
+# many as a file may declare), is at most 6.6e34, which float32 (at most 3.4e38) holds: so logits,
+# squared distances (four times as large) and products of class vectors are finite. What is squared
+# once more is either divided by its own size, where infinity gives zero, or is bounded below.
+LARGEST = 1e15
+# Of the sum of the sizes of a reduced set's weights: its square, the largest that the squared norm
+# of an embedding can be, is 1e36.
+LARGEST_WEIGHT_SUM = 1e18
+# Part of the sum of sizes that the sum of a user's weights is, at least. Scores divide by the sum:
+# one that is what rounding left of cancelling weights means nothing.
+LEAST_USER_PART = 1e-3
+LEAST_USER_SUM = 1e-6  # scores multiply squares of weights: 1e-12 is far above float32's 1e-38
 _STATIC = {"static": True}
 
 
@@ -51,7 +63,9 @@ class Specification(Persistent):
 
     Attributes:
         reduced_set: Phi, points (m, d) and signed weights (m,).
-        proxy: W, a linear stand-in for the model: weights (d, C) and bias (C,).
+        proxy: W, a linear stand-in for the model: weights (d, C) and bias (C,). None where only the
+            reduced set is known; then there are no class names and no probe proxy either, and the
+            learnware is found by its distribution alone.
         class_names: C different names, in the order of the proxy's columns.
         space_name: the name of the space that the features live in.
         space_digest: the digest of that space.
@@ -63,7 +77,7 @@ class Specification(Persistent):
     """
 
     reduced_set: ReducedSet
-    proxy: Proxy
+    proxy: Proxy | None
     class_names: tuple[str, ...] = dataclasses.field(metadata=_STATIC)
     space_name: str = dataclasses.field(metadata=_STATIC)
     space_digest: str = dataclasses.field(metadata=_STATIC)
@@ -75,7 +89,8 @@ class Specification(Persistent):
 
     def __repr__(self) -> str:
         m, d = np.shape(self.reduced_set.points)[-2:]
-        parts = [f"{len(self.class_names)} classes", f"{m} points of {d} features"]
+        classes = f"{len(self.class_names)} classes" if self.proxy is not None else "no proxy"
+        parts = [classes, f"{m} points of {d} features"]
         if self.probe_proxy is not None:
             parts.append("a probe proxy")
         if self.representation is not None:
@@ -177,6 +192,40 @@ def check_part(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> Non
         )
 
 
+def check_weights(owner: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless the weights of a reduced set have this shape and can be scored.
+
+    Raises:
+        TypeError, ValueError: as `check_part`, or weights whose sum of sizes is too large.
+    """
+    check_part(owner, "reduced_set.weights", value, shape)
+    total = np.abs(np.asarray(value, np.float64)).sum(axis=-1).max(initial=0.0)
+    if total > LARGEST_WEIGHT_SUM:
+        raise ValueError(
+            f"{owner}: reduced_set.weights: expected sizes that sum to at most "
+            f"{LARGEST_WEIGHT_SUM:.0e}, got {total:.1e}"
+        )
+
+
+def check_user_weights(owner: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless these can be the weights of a user's points: their sum is what scores divide by.
+
+    Raises:
+        TypeError, ValueError: as `check_weights`, or a sum that is not above zero, or that is
+            nothing but what cancelling weights leave.
+    """
+    check_weights(owner, value, shape)
+    weights = np.asarray(value, np.float64)
+    total, sizes = float(weights.sum()), float(np.abs(weights).sum())
+    if not total > 0:
+        raise ValueError(f"{owner}: reduced_set.weights: expected a sum above zero, got {total}")
+    if total < LEAST_USER_SUM or total < LEAST_USER_PART * sizes:
+        raise ValueError(
+            f"{owner}: reduced_set.weights: expected a sum of at least {LEAST_USER_SUM}, and of at "
+            f"least {LEAST_USER_PART} of the sum of their sizes, got {total:.3g} and {sizes:.3g}"
+        )
+
+
 def check_user(name: str, user: Any, space: Space) -> None:
     """Raise unless a user's specification is sound and lives in this space.
 
@@ -205,7 +254,7 @@ def check_user(name: str, user: Any, space: Space) -> None:
         )
     (n, d), owner = shape, f"{name}"
     check_part(owner, "reduced_set.points", phi.points, (n, d))
-    check_part(owner, "reduced_set.weights", phi.weights, (n,))
+    check_user_weights(owner, phi.weights, (n,))
     check_part(owner, "proxy.weights", proxy.weights, (d, classes))
     check_part(owner, "proxy.bias", proxy.bias, (classes,))
     if user.labels is not None:

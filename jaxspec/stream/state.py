@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxspec.base import FileError, as_path, reading, write_atomically
+from jaxspec.files import seems_to_be
 from jaxspec.stream.blocks import StreamedGroup
 
 __all__ = ["State"]
@@ -56,6 +57,11 @@ class State:
         limit = MAX_BYTES_PER_NUMBER * numbers + (1 << 20)
         if self.path.stat().st_size > limit:
             raise FileError(message=f"resume: expected at most {limit} bytes, got more")
+        seems = seems_to_be(self.path)
+        if "numpy arrays" not in seems:
+            raise FileError(
+                field="resume", expected="the state of an interrupted stream", got=seems
+            )
         with np.load(self.path, allow_pickle=False) as file:
             header = json.loads(str(file["belongs_to"]))
             for name, value in self.belongs_to.items():

@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -58,6 +60,44 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
     for name in "ab":
         made_specification(1, probe=True, hidden=True).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_other_processes_and_orders_give_the_same_bytes(tmp_path):
+    entries = {"licence": "MIT", "b": 1, "a": 2.5, "open": True}
+    made_specification(1, probe=True, about=About(entries)).save(tmp_path / "a")
+    made_user(1).save(tmp_path / "user a")
+    made_space().save(tmp_path / "space a")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from made_files import *\n"
+        "from jaxspec.specify import About\n"
+        "entries = {'open': True, 'a': 2.5, 'b': 1, 'licence': 'MIT'}\n"
+        "made_specification(1, probe=True, about=About(entries)).save(sys.argv[1] + '/b')\n"
+        "made_user(1).save(sys.argv[1] + '/user b')\n"
+        "made_space().save(sys.argv[1] + '/space b')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    for name in ("", "user ", "space "):
+        assert (tmp_path / f"{name}a").read_bytes() == (tmp_path / f"{name}b").read_bytes()
+
+
+def test_files_of_newer_versions_are_said_to_be_that(tmp_path):
+    path = tmp_path / "x.safetensors"
+    changed(path, header={"format_version": 3})
+    message = "format_version: expected 2, got 3; a newer version of jaxspec wrote this file"
+    refused(lambda: js.Specification.load(path), path, message)
+
+
+def test_a_reader_takes_all_versions_from_its_oldest_on(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    changed(path, header={"format_version": 2})
+    later = dataclasses.replace(specification_files.SPECIFICATION, version=4, oldest=2)
+    monkeypatch.setattr(specification_files, "SPECIFICATION", later)
+    assert_same(js.Specification.load(path), made_specification(0, probe=True))
+    changed_again = dataclasses.replace(later, oldest=3)
+    monkeypatch.setattr(specification_files, "SPECIFICATION", changed_again)
+    refused(lambda: js.Specification.load(path), path, "format_version: expected 4, got 2")
 
 
 def test_two_loads_of_one_file_can_be_compared(tmp_path):
