@@ -2,8 +2,8 @@
 
 `checks` holds the checks of arguments at the public edge, with `foreign_arrays` for arrays of
 other libraries; `pytrees` registers dataclasses; `padding`, `platform`, `largest` and
-`low_precision` serve compiled functions; `persistence` and `atomic_files` serve whatever is saved.
-Nothing here knows of kernels, specifications or markets.
+`low_precision` serve compiled functions; `persistence`, `atomic_files` and `file_locks` serve
+whatever is saved. Nothing here knows of kernels, specifications or markets.
 """
 
 from jaxspec.base.atomic_files import (
@@ -27,6 +27,7 @@ from jaxspec.base.checks import (
     is_concrete,
 )
 from jaxspec.base.compilation_cache import cache_compilations
+from jaxspec.base.file_locks import FileLock, LocksUnsupportedError, try_exclusive, try_shared
 from jaxspec.base.foreign_arrays import to_numpy
 from jaxspec.base.largest import largest
 from jaxspec.base.low_precision import (
@@ -47,6 +48,8 @@ from jaxspec.base.pytrees import register
 __all__ = [
     "PARTS",
     "FileError",
+    "FileLock",
+    "LocksUnsupportedError",
     "PathLike",
     "Persistent",
     "as_class_labels",
@@ -78,5 +81,7 @@ __all__ = [
     "stored_product",
     "sync_to_disk",
     "to_numpy",
+    "try_exclusive",
+    "try_shared",
     "write_atomically",
 ]
