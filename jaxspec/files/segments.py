@@ -43,6 +43,7 @@ __all__ = [
     "check_files",
     "enter_segment",
     "read_segment",
+    "runs_of",
     "serials_of",
     "write_segment",
 ]
@@ -101,7 +102,7 @@ def write_segment(folder: Path, learnwares: Learnwares, space: Space) -> int:
     check_entries(learnwares.entries, count, learnwares.layout)
     facts = {
         "ids": learnwares.ids,
-        "serials": _runs(learnwares.serials),
+        "serials": runs_of(learnwares.serials),
         "class_names": learnwares.class_names,
         "entries": learnwares.entries,
         "arrays": arrays,
@@ -234,7 +235,7 @@ def serials_of(runs: Any, count: int) -> np.ndarray:
     return serials
 
 
-def _runs(serials: np.ndarray) -> list[int]:
+def runs_of(serials: np.ndarray) -> list[int]:
     """Return ascending numbers as the first and the length of every run."""
     first = np.flatnonzero(np.diff(serials, prepend=serials[:1] - 2) != 1)
     length = np.diff(first, append=len(serials))

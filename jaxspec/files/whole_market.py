@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxspec.base import reading, register_format
 from jaxspec.files.bounded_json import require
-from jaxspec.files.commits import writing
+from jaxspec.files.commits import Writer, writing
 from jaxspec.files.learnwares import of_market
 from jaxspec.files.row_checks import check_derived, check_rows
 from jaxspec.files.view import View, view_of
@@ -26,7 +26,7 @@ from jaxspec.market import (
     finish_rows,
 )
 
-__all__ = ["load_market", "load_rows", "save_market"]
+__all__ = ["commit_market", "load_market", "load_rows", "save_market"]
 
 WARM_ROWS = 8  # as many as an `add` of one learnware writes
 ROWS_TOGETHER = 1 << 16  # that are checked together
@@ -45,16 +45,25 @@ def save_market(market: Market, target: Path) -> None:
     with reading(target):
         require(len(market) > 0, "expected at least one learnware, got an empty market")
         with writing(target, create=True) as writer:
-            learnwares = of_market(market, writer.next_serial)
-            writer.commit(
-                market.space,
-                market.precision,
-                [],
-                learnwares,
-                change=f"save {len(market)}",
-                keep=1,
-                extensions={},
-            )
+            commit_market(writer, market)
+
+
+def commit_market(writer: Writer, market: Market) -> None:
+    """Put a market in memory in force, and forget what was there before.
+
+    Raises:
+        ValueError, TypeError, OSError: as `Writer.commit`.
+    """
+    require(len(market) > 0, "expected at least one learnware, got an empty market")
+    writer.commit(
+        market.space,
+        market.precision,
+        [],
+        of_market(market, writer.next_serial),
+        change=f"save {len(market)}",
+        keep=1,
+        extensions={},
+    )
 
 
 def load_market(target: Path, cls: type[Market] = Market) -> Market:

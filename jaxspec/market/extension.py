@@ -55,13 +55,14 @@ class MarketExtension(Persistent, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def unpack(cls, market: Market, packed: PackedExtension, known: np.ndarray) -> Self:
+    def unpack(cls, market: Market, packed: PackedExtension, places: np.ndarray) -> Self:
         """Return the extension of a market from what was packed earlier.
 
         Args:
             market: which it is about now.
-            packed: its contents; rows of learnwares that it did not know are zero.
-            known: (M,) bool, which of the market's learnwares it knew.
+            packed: what was packed, with its own rows.
+            places: (M,) the row of every learnware of the market in what was packed, ascending, or
+                -1 for a learnware that it did not know.
 
         Raises:
             ValueError, TypeError, KeyError: contents that are not those of `pack`.
