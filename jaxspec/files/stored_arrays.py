@@ -232,12 +232,14 @@ def open_array(folder: Path, name: str, stored: StoredArray, context: Any) -> An
     text = read_limited(folder / name / DESCRIPTION, MAX_DESCRIPTION_BYTES)
     described, expected = parse_json(place, text, depth=3), stored.description()
     require(isinstance(described, dict), f"{place}: expected an object")
-    for key in sorted(expected.keys() | described.keys()):
-        wanted, given = expected.get(key), described.get(key)
+    for key, wanted in expected.items():
+        given = described.get(key)
         require(
-            given == wanted and type(given) is type(wanted) and (key in described),
+            key in described and given == wanted,
             f"{place}: expected {key} {wanted}, as the facts say, got {given!r:.80}",
         )
+    more = sorted(described.keys() - expected.keys())
+    require(not more, f"{place}: expected no {more[:1]!r:.80}")
     return tensorstore.open(
         {
             "driver": "zarr",
