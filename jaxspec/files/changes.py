@@ -31,7 +31,7 @@ from jaxspec.files.versions import (
     place_of_version,
 )
 from jaxspec.files.view import View, view_of
-from jaxspec.specify import Space, Specification, check_same_space
+from jaxspec.specify import Space, Specification
 
 __all__ = ["append", "compact", "create", "remove", "roll_back", "update"]
 
@@ -160,7 +160,8 @@ def _changing(target: Path, known: View) -> Iterator[tuple[Writer, View]]:
             return
         with reading(target):
             view = view_of(target)
-            check_same_space("what was opened", known.opened.space, "the market", view.opened.space)
+            same = known.opened.space.digest == view.opened.space.digest
+            require(same, "space: expected that of the version that was opened, got another")
         try:
             yield writer, view
         finally:

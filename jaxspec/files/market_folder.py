@@ -219,6 +219,9 @@ class MarketFolder(StoredMarket):
             note: for the history.
 
         Raises:
+            TypeError: a name that is not a string.
             FileError: no version of this name is kept, or as `append`.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected a string, got a {type(name).__name__}")
         return self._at(changes.roll_back(self.path, self._view, name, checked_note(note)))
