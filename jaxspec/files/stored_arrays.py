@@ -1,6 +1,6 @@
 """Arrays of a market on disk: zarr arrays without compression, each in a folder of its own.
 
-TensorStore, which comes with Orbax, writes and reads them, and so does any program that knows zarr.
+TensorStore, on which Orbax stands, writes and reads them, and so does any program that knows zarr.
 Without compression the size of every file follows from the declaration of its array, so that all
 of them can be compared before anything is opened or allocated: a changed description (of a chunk of
 some terabytes, say) could end the process, and a missing file could be read as zeros.
