@@ -192,6 +192,7 @@ class Contents:
         store = self.open(which, name)
         numbering = part.numbering if name == "class_ids" else None
         low, high = int(at[0]), int(at[-1]) + 1
+        picked: Any
         if high - low == len(at) and numbering is None and inner.flags.c_contiguous:
             started.add(read_into(inner, store[low:high]), None)
             return

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,8 +115,8 @@ def _is_of(view: View, market: Market) -> bool:
         rows = market.rows
     for name in COMPARED:
         shape = layout.shape(SCHEMA[name].axes, len(view))
-        padded = [pad_to(one, shape) for one in (stored[name], mine[name][rows])]
-        if not np.array_equal(*padded):
+        own_rows = pad_to(mine[name][rows], shape)
+        if not np.array_equal(pad_to(stored[name], shape), own_rows):
             return False
     return True
 
@@ -136,7 +136,7 @@ def _write(folder: Path, kind: str, serials: np.ndarray, packed: PackedExtension
     for name, value in fixed.items():
         one, size = declare({name: (value.shape[1:], value.dtype)}, len(value))
         declared.update(one)
-        write_arrays(place, one, size, lambda a, b, n=name, v=value: {n: v[a:b]})
+        write_arrays(place, one, size, _reader(name, value))
     facts = {
         "kind": kind,
         "serials": runs_of(serials),
@@ -148,6 +148,10 @@ def _write(folder: Path, kind: str, serials: np.ndarray, packed: PackedExtension
     text = json_text(facts).encode()
     write_atomically(folder / FACTS, text)
     return zlib.crc32(text)
+
+
+def _reader(name: str, value: np.ndarray) -> Callable[[int, int], dict[str, np.ndarray]]:
+    return lambda first, last: {name: value[first:last]}
 
 
 def _read(target: Path, kind: str) -> tuple[np.ndarray, PackedExtension]:
@@ -229,4 +233,4 @@ def _check_files(
         require(list(one) == files[name], f"{name}: its checksum is wrong, so it is damaged")
 
 
-register_format(MarketExtension, save=save_extension, load=load_extension)
+register_format(MarketExtension, save=save_extension, load=load_extension)  # type: ignore[type-abstract]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -124,6 +124,7 @@ def _follows(name: str, part: Rows, read: Rows, making: Making) -> Bool[np.ndarr
         known = stored >= 0 if making.precision == "int8" else stored == 1
         return known | ((stored == 0) & (part["weights"] == 0))  # a padding point
     found = derive(read, part, making).astype(np.float64)
+    tolerance: Any
     if name == "self_terms":
         tolerance = SELF_TERM_TOLERANCE * _largest_self_terms(part)
     elif name == "square_norms":

@@ -140,15 +140,15 @@ def write_arrays(
     import tensorstore
 
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
-    stores = {}
+    opening: dict[str, Any] = {}
     for name, stored in declared.items():
         spec = {
             "driver": "zarr",
             "kvstore": _location(folder / name),
             "metadata": stored.description(),
         }
-        stores[name] = tensorstore.open(spec, create=True, context=context)
-    stores = {name: one.result() for name, one in stores.items()}
+        opening[name] = tensorstore.open(spec, create=True, context=context)
+    stores = {name: one.result() for name, one in opening.items()}
     waiting: list[Any] = []
     rows = max((one.shape[0] for one in declared.values()), default=0)
     for first in range(0, rows, block):

@@ -110,8 +110,8 @@ class Codes:
             encoder, names = kept.encoder, market.ledger.names
             width = encoder.places.shape[1]
             self._names = draw_names(names, width)
-            drawn = {"places": self._names[0], "signs": self._names[1]}
-            encoder = dataclasses.replace(encoder, **drawn)
+            places, signs = jnp.asarray(self._names[0]), jnp.asarray(self._names[1])
+            encoder = dataclasses.replace(encoder, places=places, signs=signs)
             self.fitted_length, self.fitted_count = kept.fitted_length, kept.fitted_count
         elif like is None:
             count, encoder = len(market.ledger.names), fit_encoder(market)
@@ -134,7 +134,8 @@ class Codes:
         self._number_spaces(market, 0)
         start = 0 if kept is None else self._take(kept)
         self._encode(market, start, progress)
-        self._put(market, 0, SMALL_BLOCK)  # so that the first learnware added compiles nothing
+        # So that the first learnware added compiles nothing; kept codes stay as they are.
+        self._put(market, 0 if kept is None else self.rows, SMALL_BLOCK)
 
     @property
     def table(self) -> Int[Array, "spaces C"]:

@@ -95,10 +95,9 @@ def unpack_codes(market: Market, packed: PackedExtension, places: np.ndarray) ->
     if maps != landmarks:
         return None
     width = BEHAVIOUR if landmarks else d
+    parts: dict[str, Any] = {name: jnp.asarray(fixed[name]) for name in FIXED}
     encoder = Encoder(
-        *(jnp.asarray(fixed[name]) for name in FIXED),
-        jnp.zeros((1, width), jnp.int32),
-        jnp.zeros((1, width), jnp.float32),
+        places=jnp.zeros((1, width), jnp.int32), signs=jnp.zeros((1, width), jnp.float32), **parts
     )
     return KeptCodes(
         encoder=encoder,
