@@ -3,8 +3,8 @@
 `checks` holds the checks of arguments at the public edge, with `foreign_arrays` for arrays of
 other libraries; `pytrees` registers dataclasses; `padding`, `platform`, `largest` and
 `low_precision` serve compiled functions; `held_arrays` serves arrays that grow in place;
-`persistence` and `atomic_files` serve whatever is saved. Nothing here knows of kernels,
-specifications or markets.
+`persistence`, `atomic_files` and `file_locks` serve whatever is saved. Nothing here knows of
+kernels, specifications or markets.
 """
 
 from jaxspec.base.atomic_files import (
@@ -28,6 +28,7 @@ from jaxspec.base.checks import (
     is_concrete,
 )
 from jaxspec.base.compilation_cache import cache_compilations
+from jaxspec.base.file_locks import FileLock, LocksUnsupportedError, try_exclusive, try_shared
 from jaxspec.base.foreign_arrays import to_numpy
 from jaxspec.base.held_arrays import Holder
 from jaxspec.base.largest import largest
@@ -50,6 +51,8 @@ __all__ = [
     "PARTS",
     "FileError",
     "Holder",
+    "FileLock",
+    "LocksUnsupportedError",
     "PathLike",
     "Persistent",
     "as_class_labels",
@@ -81,5 +84,7 @@ __all__ = [
     "stored_product",
     "sync_to_disk",
     "to_numpy",
+    "try_exclusive",
+    "try_shared",
     "write_atomically",
 ]

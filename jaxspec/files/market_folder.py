@@ -1,258 +1,227 @@
-"""A market as a folder on disk: how it is saved, and how all of it is loaded.
+"""A market on disk that is read in parts, and that changes without being rewritten.
 
-The folder's layout is described in `jaxspec.files.market_header`; Orbax writes the arrays of the
-live learnwares. What was saved before stays in force until the new version is complete on disk and
-one rename of `market.json` names it, so a writer that is killed leaves nothing in force. Reading
-runs nothing that a file holds. Called through `Market.save` and `Market.load`; Orbax is imported on
-first use. A market that is too large to load is read with `MarketFolder`.
+`MarketFolder` opens one version of a market and holds it until it is closed: whatever others write
+meanwhile, it is read to the end. `append`, `update`, `remove`, `compact` and `rollback` put a new
+version in force and return it; they write what is new only. For markets larger than memory:
+`jaxspec.match` streams a folder. How a folder looks is said in `jaxspec.files.versions`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import time
-import uuid
-import zlib
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
-import jax.numpy as jnp
-import numpy as np
+from jax.sharding import Mesh
 
-from jaxspec.base import reading, sync_to_disk, write_atomically
-from jaxspec.files.bounded_json import json_text, require
-from jaxspec.files.market_header import (
-    ARRAYS,
-    ENTRY_COLUMNS,
-    FACTS,
-    MARKET_FORMAT,
-    MARKET_VERSION,
-    SPACE_FILE,
-    Header,
-    check_entries,
-    check_files,
-    checksums,
-    ledger_of,
-    read_header,
-    read_pointer,
-)
-from jaxspec.files.regular_files import MARKET_POINTER, check_tree, seems_to_be
-from jaxspec.files.specification_files import space_to_bytes
-from jaxspec.files.stored_arrays import (
-    aligned_memory,
-    check_declared_arrays,
-    check_numbers,
-    describe,
-    open_arrays,
-    read_into,
-)
-from jaxspec.market import SCHEMA, GrowingArrays, Market, capacity, finish_rows
-from jaxspec.specify import About
+from jaxspec.base import PathLike, as_path, as_size, existing_path, reading
+from jaxspec.files import changes
+from jaxspec.files.commits import checked_note
+from jaxspec.files.stored_market import StoredMarket
+from jaxspec.files.verification import verify_view
+from jaxspec.files.versions import VersionInfo, read_pointer
+from jaxspec.files.view import View, view_of
+from jaxspec.files.whole_market import load_rows
+from jaxspec.market import Market, check_precision, checked_mapping, checked_mesh
+from jaxspec.specify import Space, Specification
 
-__all__ = ["load_market", "save_market"]
-
-STALE_SECONDS = 24 * 3600.0  # age of version folders left by an interrupted save
-# Chunks are read and written in parallel. One of 4 MiB is decoded within a processor's cache:
-# measured half the processor time of one of 64 MiB.
-CHUNK_BYTES = 1 << 22
-WARM_ROWS = 8  # as many as an `add` of one learnware writes
+__all__ = ["MarketFolder"]
 
 
-def save_market(market: Market, target: Path) -> None:
-    """Write a market to a folder; what was there stays in force until the new one is complete.
+class MarketFolder(StoredMarket):
+    """One version of a market on disk; its attributes are those of `StoredMarket`."""
 
-    Raises:
-        FileError: an empty market, a folder that holds something else or that cannot be made, or
-            numbers that `load_market` would refuse; what was there is not changed.
-    """
-    import orbax.checkpoint as ocp
+    def __init__(
+        self,
+        path: PathLike,
+        *,
+        version: str | None = None,
+        verify: bool = False,
+        block_size: int | None = None,
+    ) -> None:
+        """Open a market that `MarketFolder.create` or `Market.save` made.
 
-    with reading(target):
-        _check_target(target)
-        require(len(market) > 0, "expected at least one learnware, got an empty market")
-        arrays, facts = _pack(market)
-        space = space_to_bytes(market.space)
-        json_text(facts)  # a value that JSON does not know is refused before anything is written
-    version = target / f"version-{uuid.uuid4().hex[:12]}"
-    with reading(target):
-        version.mkdir(parents=True)
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            options = {name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES) for name in arrays}
-            checkpointer.save((version / ARRAYS).absolute(), arrays, save_args=options)
-            checkpointer.wait_until_finished()
-        write_atomically(version / SPACE_FILE, space)
-        with reading(target):
-            _describe_files(version, market, facts)
-        for one in version.rglob("*"):  # Orbax itself does not wait for the disk everywhere
-            sync_to_disk(one)
-        text = json_text(facts).encode()
-        write_atomically(version / FACTS, text)
-        there = (target / MARKET_POINTER).exists()
-        previous = read_pointer(target)["current"] if there else None
-        pointer = {
-            "format": MARKET_FORMAT,
-            "format_version": MARKET_VERSION,
-            "current": version.name,
-            "checksum": zlib.crc32(text),
-        }
-        write_atomically(target / MARKET_POINTER, json_text(pointer).encode())
-    except BaseException:
-        shutil.rmtree(version, ignore_errors=True)
-        raise
-    _remove_others(target, version, previous)
+        Args:
+            path: the folder.
+            version: the name of a version of `history`; None for the one in force.
+            verify: read all files once and check their checksums, as `Market.load` does. What is
+                read later is checked to be finite and within limits in any case.
+            block_size: learnwares that `match` reads together; None for some 32 MiB of them.
 
+        Raises:
+            TypeError: `path` is neither a string nor a path, or a block size that is not an
+                integer.
+            ValueError: a block size below one.
+            FileNotFoundError: there is nothing at `path`.
+            FileError: not such a folder, no such version, or with a field that is not as it must
+                be; the message names the folder and the field.
+        """
+        size = None if block_size is None else as_size("block_size", block_size)
+        if version is not None and not isinstance(version, str):
+            raise TypeError(f"version: expected a string, got a {type(version).__name__}")
+        self.path = existing_path(path)
+        with reading(self.path):
+            self._become(view_of(self.path, version, verify=verify), size)
 
-def load_market(target: Path, cls: type[Market] = Market) -> Market:
-    """Read a folder of `save_market`: the same numbers, and room for more learnwares.
+    def _at(self, view: View) -> MarketFolder:
+        """Return this folder at another version."""
+        other = type(self).__new__(type(self))
+        other.path = self.path
+        other._become(view, self.block_size)
+        return other
 
-    Raises:
-        FileError: not such a folder, of another version, damaged, or with a field that is not as
-            it must be; the message names the folder and the field.
-    """
-    with reading(target):
-        if not target.is_dir():
-            raise ValueError(
-                f"expected the folder of a market; this seems to be {seems_to_be(target)}"
-            )
-        header = read_header(target)
-        check_files(header)
-        return _loaded(header, cls)
+    @classmethod
+    def create(
+        cls,
+        path: PathLike,
+        space: Space,
+        specifications: Mapping[str, Specification] | None = None,
+        *,
+        precision: str = "float32",
+    ) -> MarketFolder:
+        """Make a market on disk, and open its first version.
 
+        Args:
+            path: a new folder, or an empty one.
+            space: what all of its specifications live in.
+            specifications: {id: specification}; None for an empty market.
+            precision: as for `Market`.
 
-def _check_target(target: Path) -> None:
-    """Raise unless a market may be saved there."""
-    require(target.is_dir() or not os.path.lexists(target), "expected a folder, got a file")
-    if (target / MARKET_POINTER).exists():
-        read_pointer(target)  # of a market, and of this version
-    elif target.exists():
-        other = [one.name for one in target.iterdir() if not one.name.startswith("version-")]
-        require(not other, f"expected a market or an empty folder, got {sorted(other)[:3]!r:.80}")
+        Raises:
+            TypeError, ValueError: as `Market`. Nothing is written then.
+            FileError: there is a market or something else at `path`, or it cannot be written.
+        """
+        target = as_path(path)
+        if not isinstance(space, Space):
+            raise TypeError(f"space: expected a Space, got a {type(space).__name__}")
+        given = {} if specifications is None else specifications
+        specs = checked_mapping("specifications", given, space)
+        folder = cls.__new__(cls)
+        folder.path = target
+        folder._become(changes.create(target, space, specs, check_precision(precision)), None)
+        return folder
 
+    # How it is opened and closed
 
-def _pack(market: Market) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays of the live learnwares, and the facts without what is on disk."""
-    ledger, slots = market.ledger, market.slots
-    arrays = _live_arrays(market)
-    names = list(ledger.names)
-    used = np.unique(arrays["class_ids"])
-    used = used[used >= 0]
-    numbers = np.full(len(names) + 1, -1, np.int32)  # the last one is for -1, no class
-    numbers[used] = np.arange(len(used))
-    arrays["class_ids"] = numbers[arrays["class_ids"]]
-    for name, array in arrays.items():
-        check_numbers(name, array)
-    entries = [ledger.entries[slot] for slot in slots]
-    columns = {name: [_as_json(getattr(one, name)) for one in entries] for name in ENTRY_COLUMNS}
-    check_entries(columns, len(slots), market.shared.layout)
-    facts = {
-        "precision": market.precision,
-        "class_names": [names[number] for number in used],
-        "ids": list(market.ids),
-        "entries": columns,
-    }
-    return arrays, facts
+    def close(self) -> None:
+        """Give the version back: once it is no longer kept, a writer may remove it.
 
+        A folder that is no longer referred to is closed too, and so is one whose process ends.
+        """
+        self._view.close()
 
-def _live_arrays(market: Market) -> dict[str, np.ndarray]:
-    """Return the saved arrays {name: numbers}, with rows of the live learnwares only."""
-    shared, slots = market.shared, market.slots
-    with shared.lock:  # the next `add` may use these arrays up
-        kept = {
-            name: getattr(shared.arrays, name)
-            for name, one in SCHEMA.items()
-            if one.saved and not (one.part and not getattr(shared.arrays, name).size)
-        }
-        if market.mesh is None and len(slots) == market.length:
-            rows = {name: np.asarray(value)[: len(slots)] for name, value in kept.items()}
-        else:
-            rows = shared.take(slots)
-        return {
-            name: rows[name] if SCHEMA[name].per_row else np.asarray(value)
-            for name, value in kept.items()
-        }
+    def __enter__(self) -> MarketFolder:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-def _as_json(value: Any) -> Any:
-    if isinstance(value, About):
-        return dict(value) or None
-    return value
+    def load(self, *, mesh: Mesh | None = None) -> Market:
+        """Read all of the version into memory: the same numbers, and room for more learnwares.
 
+        Args:
+            mesh: devices to spread the market over, as `Market.shard` does.
 
-def _describe_files(version: Path, market: Market, facts: dict[str, Any]) -> None:
-    """Add to the facts what is on disk: the arrays as they were written, and all files."""
-    folder, declared = version / ARRAYS, {}
-    for name, one in SCHEMA.items():
-        value = getattr(market.shared.arrays, name)
-        if one.saved and not (one.part and not value.size):
-            described = describe(folder, name)
-            declared[name] = {
-                "shape": described["shape"],
-                "dtype": np.dtype(value.dtype).name,
-                "chunks": described["chunks"],
-            }
-    check_declared_arrays(declared, len(market), market.space, market.precision)
-    names = [path.relative_to(version).as_posix() for path in check_tree(version, version)]
-    facts["arrays"], facts["files"] = declared, checksums(version, names)
+        Raises:
+            TypeError: not a mesh.
+            FileError: a file is damaged; the message names it.
+        """
+        checked = None if mesh is None else checked_mesh(mesh)
+        with reading(self.path):
+            verify_view(self._view, numbers=False)
+            market = load_rows(self._view)
+        return market if checked is None else market.shard(checked)
 
+    def verify(self, *, progress: Callable[[int, int], None] | None = None) -> None:
+        """Read everything, and check checksums, limits, and what follows from other numbers.
 
-def _remove_others(target: Path, version: Path, previous: str | None) -> None:
-    """Remove the version that was in force, and those that interrupted saves left long ago."""
-    for one in target.glob("version-*"):
-        with contextlib.suppress(OSError):  # another writer was faster
-            stale = time.time() - one.stat().st_mtime > STALE_SECONDS
-            if one != version and (one.name == previous or stale):
-                shutil.rmtree(one)
+        Args:
+            progress: called with (learnwares checked, learnwares).
 
+        Raises:
+            FileError: something is not as it was written; the message names it.
+        """
+        with reading(self.path):
+            verify_view(self._view, progress=progress)
 
-def _loaded(header: Header, cls: type[Market]) -> Market:
-    """Return the market of a checked header, with spare rows."""
-    count, layout = len(header.ids), header.layout
-    stores = open_arrays(header.folder / ARRAYS, header.arrays, list(header.arrays))
-    origin = np.asarray(stores.pop("origin").read().result())
-    check_numbers("origin", origin)
-    total = capacity(count)
-    empty = layout.empty(1, header.precision)
-    host, rows = {}, {}
-    for name, example in empty.items():
-        if name not in stores and SCHEMA[name].saved:  # the market lacks this optional part
-            rows[name] = jnp.zeros((total, *example.shape[1:]), example.dtype)
-        elif name in stores:
-            memory = aligned_memory(name, (total, *example.shape[1:]), example.dtype)
-            read_into(memory[:count], stores[name]).result()
-            check_numbers(name, memory[:count])
-            host[name] = memory
-    ledger = ledger_of(header, host["class_ids"][:count], host["has_probe"][:count])
-    shared = GrowingArrays(
-        header.space,
-        header.precision,
-        None,
-        origin,
-        with_landmarks=layout.landmarks > 0,
-        ledger=ledger,
-    )
-    for name in empty:
-        one = SCHEMA[name]
-        if not one.saved and one.derive is not None:
-            rows[name] = jnp.array(one.derive(host, host, shared.making))
-    for name in list(host):
-        rows[name] = jnp.array(host.pop(name))  # so that no two copies of everything exist
-    shared.place(rows)
-    _compile_growth(shared, count)
-    return cls.from_parts(shared, count)
+    # How it changes
 
+    def append(
+        self, specifications: Mapping[str, Specification], *, note: str = ""
+    ) -> MarketFolder:
+        """Add specifications to the version in force, and return the new version.
 
-def _compile_growth(shared: GrowingArrays, count: int) -> None:
-    """Write unused rows to the first spare ones: the first `add` finds its functions compiled."""
-    layout, precision = shared.layout, shared.precision
-    size = min(WARM_ROWS, shared.total - count)
-    read = {
-        name: value
-        for name, value in layout.empty(size, "float32").items()
-        if SCHEMA[name].read is not None
-    }
-    read["has_probe"] = np.full(size, float(layout.landmarks > 0), np.float32)
-    finish_rows(read, shared.making)
-    shared.write(count, layout.empty(size, precision))
+        Args:
+            specifications: {id: specification} with ids that are not in the market yet.
+            note: for the history.
+
+        Raises:
+            TypeError, ValueError: as `Market.add`. Nothing is added then.
+            FileError: somebody else is writing, or it cannot be written.
+        """
+        specs = checked_mapping("specifications", specifications, self.space)
+        text = checked_note(note)
+        return self._at(changes.append(self.path, self._view, specs, text)) if specs else self
+
+    def update(
+        self, specifications: Mapping[str, Specification], *, note: str = ""
+    ) -> MarketFolder:
+        """Put specifications in place of those of the same ids, and return the new version.
+
+        The replaced learnwares move to the end of the market's order.
+
+        Raises:
+            KeyError, TypeError, ValueError: as `Market.update`. Nothing is changed then.
+            FileError: as `append`.
+        """
+        specs = checked_mapping("specifications", specifications, self.space)
+        text = checked_note(note)
+        return self._at(changes.update(self.path, self._view, specs, text)) if specs else self
+
+    def remove(self, ids: Iterable[str], *, note: str = "") -> MarketFolder:
+        """Remove learnwares, and return the new version; `compact` gives their room back.
+
+        Raises:
+            TypeError, KeyError: as `Market.remove`. Nothing is removed then.
+            FileError: as `append`.
+        """
+        if isinstance(ids, str) or not isinstance(ids, Iterable):
+            raise TypeError(f"ids: expected a sequence of ids such as ['id'], got {ids!r:.80}")
+        gone, text = list(ids), checked_note(note)
+        return self._at(changes.remove(self.path, self._view, gone, text)) if gone else self
+
+    def compact(self, *, keep: int = 1, note: str = "") -> MarketFolder:
+        """Write all learnwares to one segment, and forget all but the last `keep` versions.
+
+        Args:
+            keep: versions that are kept, the new one included.
+            note: for the history.
+
+        Raises:
+            TypeError, ValueError: a number below one.
+            FileError: as `append`.
+        """
+        kept, text = as_size("keep", keep), checked_note(note)
+        return self._at(changes.compact(self.path, self._view, kept, text))
+
+    def history(self) -> tuple[VersionInfo, ...]:
+        """Return what is known of all versions that are kept, oldest first.
+
+        Raises:
+            FileError: the folder is damaged.
+        """
+        with reading(self.path):
+            return read_pointer(self.path).versions
+
+    def rollback(self, name: str, *, note: str = "") -> MarketFolder:
+        """Put the contents of an earlier version in force, as a new version, and return it.
+
+        Args:
+            name: of a version of `history`.
+            note: for the history.
+
+        Raises:
+            TypeError: a name that is not a string.
+            FileError: no version of this name is kept, or as `append`.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected a string, got a {type(name).__name__}")
+        return self._at(changes.roll_back(self.path, self._view, name, checked_note(note)))

@@ -18,7 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.base import reading, write_atomically
+from jaxspec.base import reading, register_format, write_atomically
 from jaxspec.files.bounded_json import require
 from jaxspec.files.declared_arrays import ArrayField, FileKind, read_file, to_bytes
 from jaxspec.kernels import Kernel, ReducedSet, usable_bandwidth
@@ -370,3 +370,8 @@ def _reduced_set(arrays: Mapping[str, np.ndarray]) -> ReducedSet:
 
 def _proxy(arrays: Mapping[str, np.ndarray]) -> Proxy:
     return Proxy(jnp.asarray(arrays["proxy.weights"]), jnp.asarray(arrays["proxy.bias"]))
+
+
+register_format(Specification, save=save_specification, load=load_specification)
+register_format(UserSpecification, save=save_user_specification, load=load_user_specification)
+register_format(Space, save=save_space, load=load_space)

@@ -42,12 +42,33 @@ from jaxspec.market import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Int
+    from jaxtyping import Array, Bool, Float, Int, Int8
 
-__all__ = ["BLOCK", "Codes"]
+__all__ = ["BLOCK", "Codes", "KeptCodes"]
 
 BLOCK = {"processor": 256, "accelerator": 4096}  # learnwares that a device encodes at a time
 SMALL_BLOCK = 8  # the same for a few that were added
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptCodes:
+    """Codes of an earlier time, for the learnwares of a market that was loaded since.
+
+    Attributes:
+        encoder: which made them; places and signs are drawn anew.
+        values: (M, F) int8 of all learnwares of the market.
+        scales: (M, 2) likewise.
+        known: (M,) bool, whose codes these are; the others have none yet.
+        fitted_length: as of `Codes`, in slots of this market.
+        fitted_count: as of `Codes`.
+    """
+
+    encoder: Encoder
+    values: Int8[np.ndarray, "M F"]
+    scales: Float[np.ndarray, "M 2"]
+    known: Bool[np.ndarray, " M"]
+    fitted_length: int
+    fitted_count: int
 
 
 class Codes:
@@ -68,21 +89,30 @@ class Codes:
         market: Market,
         *,
         like: Codes | None = None,
+        kept: KeptCodes | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Encode all learnwares of a market.
+        """Encode all learnwares of a market, or those whose codes were not kept.
 
         Args:
             market: with at least one learnware.
             like: codes whose encoder is taken, of a market of which this one is a part; None to fit
                 an encoder to this market.
+            kept: codes of an earlier time with their encoder, of a market on one device.
             progress: called with (learnwares done, learnwares).
         """
         self.mesh = market.mesh
         self.filters: dict[Any, Any] = {}
         self.fitted_length, self.fitted_count = market.length, len(market)
         self.lock = threading.Lock()
-        if like is None:
+        if kept is not None:
+            encoder, names = kept.encoder, market.ledger.names
+            width = encoder.places.shape[1]
+            self._names = draw_names(names, width)
+            places, signs = jnp.asarray(self._names[0]), jnp.asarray(self._names[1])
+            encoder = dataclasses.replace(encoder, places=places, signs=signs)
+            self.fitted_length, self.fitted_count = kept.fitted_length, kept.fitted_count
+        elif like is None:
             count, encoder = len(market.ledger.names), fit_encoder(market)
             self._names = (np.asarray(encoder.places), np.asarray(encoder.signs), count)
         else:
@@ -101,8 +131,10 @@ class Codes:
         self._label_spaces = np.zeros(total, np.int32)
         self._draw_names(market)
         self._number_spaces(market, 0)
-        self._encode(market, 0, progress)
-        self._put(market, 0, SMALL_BLOCK)  # so that the first learnware added compiles nothing
+        start = 0 if kept is None else self._take(kept)
+        self._encode(market, start, progress)
+        # So that the first learnware added compiles nothing; kept codes stay as they are.
+        self._put(market, 0 if kept is None else self.rows, SMALL_BLOCK)
 
     @property
     def stored(self) -> StoredCodes:
@@ -125,6 +157,16 @@ class Codes:
     def bytes_per_learnware(self) -> int:
         """Bytes of a code with the number of its label space."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.stored)) // self.rows
+
+    def _take(self, kept: KeptCodes) -> int:
+        """Put codes that were kept in place, and return the first slot that has none."""
+        at = np.flatnonzero(kept.known)
+        values, scales = (
+            np.zeros(leaf.shape, leaf.dtype) for leaf in (self.stored.values, self.stored.scales)
+        )
+        values[at], scales[at] = kept.values[at], kept.scales[at]
+        self.stored = StoredCodes(*map(jnp.array, (values, scales, self._label_spaces)))
+        return int(np.argmin(kept.known)) if not kept.known.all() else len(kept.known)
 
     def append(self, market: Market, start: int) -> None:
         """Encode the learnwares of a market from a slot on, which no version has seen yet."""

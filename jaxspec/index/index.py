@@ -31,8 +31,9 @@ import numpy as np
 from jaxspec.base import bucket
 from jaxspec.index.codes import Codes
 from jaxspec.index.filter import TOP, FittedFilter, fit_filter
+from jaxspec.index.packing import pack_index, unpack_codes, unpack_filters
 from jaxspec.index.search import NEIGHBOURS, search
-from jaxspec.market import Market
+from jaxspec.market import Market, MarketExtension, PackedExtension
 from jaxspec.matching import Catalogue, Match, Query, answer, catalogue_of
 from jaxspec.scoring import METHODS, Score, as_score, best_scores, needs_peers
 from jaxspec.specify import Specification
@@ -50,13 +51,14 @@ NEW_FRACTION, MIN_NEW, MAX_NEW = 0.1, 64, 1024  # learnwares that a filter need 
 REFIT_GROWTH = 0.5  # of the market, after which the encoder is fitted anew
 
 
-class Index:
+class Index(MarketExtension):
     """A market with codes; a value like the market: changes return a new index.
 
     Attributes:
         market: what is searched.
     """
 
+    kind = "index"
     market: Market
 
     def __init__(self, market: Market, codes: Codes) -> None:
@@ -84,6 +86,34 @@ class Index:
         if len(market) > SMALL_MARKET:
             index._filter(METHODS["likelihood"], by_name=True)
         return index
+
+    # How it is kept on disk, beside its market: `save` and `load` are those of `Persistent`
+
+    def pack(self) -> PackedExtension:
+        """Return the contents as plain values."""
+        return pack_index(self.market, self._codes)
+
+    @classmethod
+    def unpack(cls, market: Market, packed: PackedExtension, places: np.ndarray) -> Index:
+        """Return the index of a market from what was packed earlier: the rest is encoded.
+
+        It is built anew where so many learnwares came since that `add` would have done so.
+
+        Raises:
+            TypeError, ValueError, KeyError: contents that are not those of `pack`.
+        """
+        if len(market) == 0:
+            raise ValueError("market: expected at least one learnware, got an empty market")
+        kept = unpack_codes(market, packed, places)
+        filters = unpack_filters(packed, places)
+        if kept is None:
+            return cls.build(market)
+        new = len(market) - kept.fitted_length
+        if new > max(REFIT_GROWTH * kept.fitted_count, MIN_NEW):
+            return cls.build(market)
+        codes = Codes(market, kept=kept)
+        codes.filters.update(filters)
+        return cls(market, codes)
 
     def __len__(self) -> int:
         return len(self.market)

@@ -1,8 +1,9 @@
 """Markets: the arrays and names of many specifications, how they grow and where they lie.
 
 `schema` declares every array once; `growing_arrays` holds the rows that versions of a market share;
-`ledger` holds ids and names; `devices` spreads rows over a mesh; `calibration` is what a market
-finds out about itself. `Market` is the value that users see. Nothing here scores.
+`ledger` holds ids and names; `row_making` makes rows for files, and `extension` is what may be
+saved beside a market; `devices` spreads rows over a mesh; `calibration` is what a market finds out
+about itself. `Market` is the value that users see. Nothing here scores.
 """
 
 from jaxspec.market.about_columns import AboutColumns
@@ -17,7 +18,7 @@ from jaxspec.market.calibration import (
     region,
     witness,
 )
-from jaxspec.market.derived import CHANCE_STEPS, Rows, class_grams
+from jaxspec.market.derived import CHANCE_STEPS, Making, Rows, class_grams
 from jaxspec.market.devices import (
     by_row,
     checked_mesh,
@@ -30,10 +31,12 @@ from jaxspec.market.devices import (
     replicated,
     write_rows,
 )
+from jaxspec.market.extension import MarketExtension, PackedExtension
 from jaxspec.market.growing_arrays import GrowingArrays, capacity
 from jaxspec.market.ledger import Entry, Ledger
 from jaxspec.market.market import Market
 from jaxspec.market.precision import PRECISIONS, check_precision, decode_points, dtype_of
+from jaxspec.market.row_making import MadeRows, make_rows, making_of
 from jaxspec.market.sampling import (
     SAMPLED_ARRAYS,
     calibrate_market,
@@ -67,8 +70,12 @@ __all__ = [
     "GrowingArrays",
     "Layout",
     "Ledger",
+    "MadeRows",
+    "Making",
     "Market",
     "MarketArrays",
+    "MarketExtension",
+    "PackedExtension",
     "Rows",
     "agreement",
     "by_row",
@@ -91,6 +98,8 @@ __all__ = [
     "following",
     "in_float32",
     "layout_for",
+    "make_rows",
+    "making_of",
     "on_mesh",
     "over_devices",
     "partition_specs",

@@ -36,7 +36,7 @@ from jaxspec.specify import Space, Specification
 if TYPE_CHECKING:
     from jaxtyping import Array
 
-__all__ = ["BLOCK", "GrowingArrays", "blocks_of", "build", "capacity", "find_origin"]
+__all__ = ["BLOCK", "GrowingArrays", "blocks_of", "build", "capacity", "find_origin", "pieces"]
 
 BLOCK = 1024  # learnwares that are stacked on the host at a time
 PIECES = (BLOCK, 64, 8)  # learnwares that are written at a time
@@ -133,7 +133,7 @@ class GrowingArrays:
         """Write specifications to the next slots, which must be free and large enough."""
         specs = list(specifications.values())
         read = read_rows(self.layout, specs, len(specs), self.making)
-        for start, rows in _pieces(read):
+        for start, rows in pieces(read):
             self.write(len(self.ledger) + start, finish_rows(rows, self.making))
         for learnware, spec in specifications.items():
             self.ledger.enter(learnware, Entry.of(spec))
@@ -237,7 +237,7 @@ class _Rows:
     def add(self, rows: Rows, *, finished: bool) -> None:
         """Write rows after those before; rows as they were read are finished first."""
         total = len(self.rows["weights"])
-        for start, part in _pieces(rows):
+        for start, part in pieces(rows):
             part = part if finished else finish_rows(part, self.target.making)
             # Without spare rows the filling of the last piece may not fit, the learnwares do.
             part = {name: value[: total - self.done - start] for name, value in part.items()}
@@ -249,7 +249,7 @@ class _Rows:
         self.target.place(self.rows)
 
 
-def _pieces(rows: Rows) -> Iterator[tuple[int, Rows]]:
+def pieces(rows: Rows) -> Iterator[tuple[int, Rows]]:
     """Cut rows into pieces of a few lengths, and yield (start, rows of the piece).
 
     Few lengths are few shapes to compile. The last piece always has the smallest length and is

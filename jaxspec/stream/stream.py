@@ -148,7 +148,7 @@ def _sweep(
             for one, peer in zip(groups, peers, strict=True)
         ]
         # Checked while the block is scored; nothing is kept of a block with a wrong number.
-        folder.check({name: value[:length] for name, value in rows.items()})
+        folder.check({name: value[:length] for name, value in rows.items()}, first)
         for found, part in zip(state.found, parts, strict=True):
             for name, value in part.items():
                 found[name][first : first + length] = np.asarray(value)[:length]
@@ -219,7 +219,7 @@ def _belongs_to(
     """Return what the state of an interrupted stream belongs to."""
     return {
         "format": "jaxspec stream 3",
-        "market": folder.version,
+        "market": folder.identity,
         "users": _digest(query.arrays),
         "method": " ".join(_name(one.group.score) for one in groups),
     }

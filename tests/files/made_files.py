@@ -14,6 +14,7 @@ import pytest
 
 import jaxspec as js
 from jaxspec.base import FileError
+from jaxspec.files.bounded_json import json_text
 from jaxspec.market import FIXED_ARRAYS, ROW_ARRAYS
 from jaxspec.specify import RANK, ProbeProxy
 
@@ -113,35 +114,57 @@ def assert_same_market(one, two):
 
 
 class SavedCopy:
-    """A copy of a saved market, of which single files or entries can be changed."""
+    """A copy of a market of one segment, of which single files or entries can be changed."""
 
     def __init__(self, saved, folder):
         self.path = Path(shutil.copytree(saved, folder))
-        (self.version,) = self.path.glob("version-*")
+        (self.segment,) = (self.path / "segments").iterdir()
+        (self.space,) = (self.path / "spaces").iterdir()
+        (self.version,) = (self.path / "versions").iterdir()
 
     def pointer(self, **entries):
+        """Change entries of `market.json` as they stand there."""
         file = self.path / "market.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
 
+    def contents(self, change):
+        """Change what the pointer says, with a checksum that fits to the change."""
+        contents = json.loads((self.path / "market.json").read_text())["contents"]
+        change(contents)
+        self.pointer(contents=contents, checksum=zlib.crc32(json_text(contents).encode()))
+
+    def manifest(self, change):
+        """Change the version's manifest, with a checksum that fits to the change."""
+        manifest = json.loads(self.version.read_text())
+        change(manifest)
+        self.write_manifest(json.dumps(manifest).encode())
+
+    def write_manifest(self, data):
+        self.version.write_bytes(data)
+        self.contents(lambda contents: contents["versions"][-1].__setitem__(1, zlib.crc32(data)))
+
     def facts(self, change):
         """Change the facts, with a checksum that fits to the change."""
-        facts = json.loads((self.version / "facts.json").read_text())
+        facts = json.loads((self.segment / "facts.json").read_text())
         change(facts)
         self.write_facts(json.dumps(facts).encode())
 
     def write_facts(self, data):
-        (self.version / "facts.json").write_bytes(data)
-        self.pointer(checksum=zlib.crc32(data))
+        (self.segment / "facts.json").write_bytes(data)
+        checksum = zlib.crc32(data)
+        self.manifest(lambda manifest: manifest["segments"][0].__setitem__(1, checksum))
 
     def note_files(self):
         """Write sizes and checksums of the files as they are now."""
 
         def change(facts):
             for name in list(facts["files"]):
-                data = (self.version / name).read_bytes()
+                data = (self.segment / name).read_bytes()
                 facts["files"][name] = [len(data), zlib.crc32(data)]
 
         self.facts(change)
+        checksum = zlib.crc32(self.space.read_bytes())
+        self.manifest(lambda manifest: manifest["space"].__setitem__(1, checksum))
 
     def refused(self, message, *, load=js.Market.load):
         refused(lambda: load(self.path), self.path, message)

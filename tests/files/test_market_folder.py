@@ -7,7 +7,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import zlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +27,8 @@ from test_specification_files import Bomb
 
 import jaxspec as js
 from jaxspec.base import FileError
-from jaxspec.files import market_folder, market_header
+from jaxspec.files import segments, stored_arrays
+from jaxspec.files.entry_columns import ENTRY_COLUMNS
 from jaxspec.market import SCHEMA, Entry
 from jaxspec.specify import About
 
@@ -132,7 +132,7 @@ def test_removed_learnwares_stay_away_and_class_names_hold(tmp_path, kernel):
             back[name].reduced_set.points, market[name].reduced_set.points
         )
     assert back.ledger.numbers_of(("secret", "hidden")).tolist() == [-2, -2]
-    facts = next((tmp_path / "m").glob("version-*/facts.json")).read_text()
+    facts = next((tmp_path / "m").glob("segments/*/facts.json")).read_text()
     assert "gone" not in facts
     assert "secret" not in facts
     again = back.add({"gone": specs["gone"]})
@@ -155,8 +155,10 @@ def test_an_origin_far_from_zero_comes_back(tmp_path):
     assert_same_market(js.Market.load(tmp_path / "m"), market)
 
 
-def test_a_market_of_many_learnwares_comes_back(tmp_path):
+def test_a_market_of_many_learnwares_comes_back(tmp_path, monkeypatch):
     """More rows than one block of writing, and than one chunk on disk."""
+    monkeypatch.setattr(stored_arrays, "CHUNK_BYTES", 1 << 18)
+    monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", 1 << 20)
     space, count = made_space(), 2500
     rng = np.random.default_rng(0)
 
@@ -175,11 +177,19 @@ def test_a_market_of_many_learnwares_comes_back(tmp_path):
     assert back.ids == market.ids
     for at in (0, 1, 1023, 1024, count - 1):
         assert_same(back[ids[at]], market[ids[at]])
-    facts = json.loads(next((tmp_path / "m").glob("version-*/facts.json")).read_text())
-    assert facts["arrays"]["points"]["chunks"][0] < count
+    facts = json.loads(next((tmp_path / "m").glob("segments/*/facts.json")).read_text())
+    blocks = 5
+    assert facts["arrays"]["weights"]["chunks"][0] * blocks < count + 64
+    assert facts["arrays"]["points"]["chunks"][0] * 4 == facts["arrays"]["weights"]["chunks"][0]
 
 
 # How it is saved
+
+
+def names_below(path):
+    """Return how many entries each folder of a market has; no temporary files are left."""
+    assert not [one for one in path.rglob("*") if one.name.endswith(".tmp")]
+    return {one.name: len(list(one.iterdir())) for one in path.iterdir() if one.is_dir()}
 
 
 def test_saving_again_replaces_the_market_and_keeps_one_version(market, tmp_path):
@@ -188,30 +198,22 @@ def test_saving_again_replaces_the_market_and_keeps_one_version(market, tmp_path
     grown = market.remove(["m1"]).add({"new": made_specification(7, probe=True)})
     grown.save(path)
     assert js.Market.load(path).ids == grown.ids
-    assert len(list(path.glob("version-*"))) == 1
+    assert len(list(path.glob("versions/*"))) == len(list(path.glob("segments/*"))) == 1
 
 
 KILLED = """
 import os, sys
 import jaxspec as js
-from jaxspec.files import market_folder
 market = js.Market.load(sys.argv[1]).remove(["m0"])
 name, when = sys.argv[2:]
-write, replace = market_folder.write_atomically, os.replace
-def killed(path, data):
-    if path.name == name and when == "before":
-        os._exit(7)
-    write(path, data)
-    if path.name == name:
-        os._exit(7)
-def killed_replace(one, two):
-    if os.path.basename(two) == name:
+replace = os.replace
+def killed(one, two):
+    if os.path.basename(two) == name and when == "before":
         os._exit(7)
     replace(one, two)
-if when == "within":
-    os.replace = killed_replace
-else:
-    market_folder.write_atomically = killed
+    if os.path.basename(two) == name:
+        os._exit(7)
+os.replace = killed
 market.save(sys.argv[1])
 """
 
@@ -219,9 +221,9 @@ market.save(sys.argv[1])
 @pytest.mark.parametrize(
     ("name", "when", "survivor"),
     [
-        ("space.safetensors", "before", "old"),
         ("facts.json", "before", "old"),
-        ("market.json", "within", "old"),
+        ("version-000002.json", "after", "old"),
+        ("market.json", "before", "old"),
         ("market.json", "after", "new"),
     ],
 )
@@ -233,28 +235,25 @@ def test_a_save_that_is_killed_leaves_a_complete_market(market, tmp_path, name, 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 7, done.stderr
     assert not done.stderr.strip()  # neither loading nor saving has anything to say
-    assert len(list(path.glob("version-*"))) == 2
+    assert len(list(path.glob("segments/*"))) == 2
     want = market.ids if survivor == "old" else market.ids[1:]
     assert js.Market.load(path).ids == want
-    for left in path.glob("version-*"):
-        os.utime(left, (0, 0))  # killed long ago
     market.save(path)
-    assert len(list(path.glob("version-*"))) == 1
+    assert names_below(path) == {"versions": 1, "segments": 1, "spaces": 1}
     assert js.Market.load(path).ids == market.ids
 
 
 def test_a_save_that_fails_leaves_the_old_market_and_no_litter(market, tmp_path, monkeypatch):
     path = tmp_path / "m"
     market.save(path)
-    before = sorted(one.name for one in path.iterdir())
+    before = sorted(one.relative_to(path) for one in path.rglob("*"))
 
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(market_folder, "write_atomically", full)
-    with pytest.raises(OSError, match="no space left"):
-        market.remove(["m0"]).save(path)
-    assert sorted(one.name for one in path.iterdir()) == before
+    monkeypatch.setattr(segments, "write_atomically", full)
+    refused(lambda: market.remove(["m0"]).save(path), path, "no space left")
+    assert sorted(one.relative_to(path) for one in path.rglob("*")) == before
     assert js.Market.load(path).ids == market.ids
 
 
@@ -322,7 +321,7 @@ def test_a_market_with_nan_is_not_written(market, tmp_path):
 def test_nan_in_saved_arrays_is_refused(market, tmp_path, monkeypatch):
     path = tmp_path / "m"
     with monkeypatch.context() as patch:
-        patch.setattr(market_folder, "check_numbers", lambda *_: None)
+        patch.setattr(segments, "check_rows", lambda *_: None)
         with_nan(market).save(path)
     refused(lambda: js.Market.load(path), path, "self_terms: expected finite numbers")
 
@@ -330,7 +329,7 @@ def test_nan_in_saved_arrays_is_refused(market, tmp_path, monkeypatch):
 def test_every_array_and_every_column_is_declared_or_derived():
     for name, one in SCHEMA.items():
         assert one.saved or one.derive is not None or not one.per_row, name
-    assert set(market_header.ENTRY_COLUMNS) | {"class_names"} == set(Entry.__dataclass_fields__)
+    assert set(ENTRY_COLUMNS) | {"class_names"} == set(Entry.__dataclass_fields__)
 
 
 # What is read
@@ -339,14 +338,13 @@ def test_every_array_and_every_column_is_declared_or_derived():
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"format_version": 1}, "format_version: expected 2, got 1"),
-        ({"format_version": "2"}, "format_version: expected 2, got '2'"),
+        ({"format_version": 2}, "format_version: expected 3, got 2"),
+        ({"format_version": "3"}, "format_version: expected 3, got '3'"),
         ({"format": "other"}, "market.json: expected that of a market"),
-        ({"current": "../elsewhere"}, "current: expected the name of a version"),
-        ({"current": 3}, "current: expected the name of a version, got 3"),
-        ({"current": "version-0123456789ab"}, "current: expected a folder version-0123456789ab"),
-        ({"checksum": 1}, "facts.json: its checksum is wrong"),
-        ({"checksum": None}, "checksum: expected an integer"),
+        ({"more": 1}, "market.json: expected an object with"),
+        ({"checksum": 1}, "market.json: its checksum is wrong"),
+        ({"checksum": None}, "market.json: its checksum is wrong"),
+        ({"contents": []}, "market.json: its checksum is wrong"),
     ],
 )
 def test_a_pointer_that_is_not_as_it_must_be_is_refused(saved, market, tmp_path, entries, message):
@@ -354,8 +352,76 @@ def test_a_pointer_that_is_not_as_it_must_be_is_refused(saved, market, tmp_path,
     copy.pointer(**entries)
     copy.refused(message)
     copy.refused(message, load=js.MarketFolder)
-    if "format_version" in entries:
-        refused(lambda: market.save(copy.path), copy.path, message)
+    refused(lambda: market.save(copy.path), copy.path, message)
+
+
+def in_version(place, value):
+    return lambda contents: contents["versions"][0].__setitem__(place, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(versions=[]), "versions: expected a list of at least one"),
+        (lambda c: c["versions"].append(c["versions"][0]), "versions: expected different names"),
+        (lambda c: c["versions"][0].pop(), "versions: expected six values"),
+        (in_version(0, "../elsewhere"), "versions: expected the name of one"),
+        (in_version(0, "version-000009"), "version-000009.json"),
+        (in_version(0, 3), "versions: expected the name of one, got 3"),
+        (in_version(1, 5), "version-000001.json: its checksum is wrong"),
+        (in_version(1, None), "versions: expected a checksum"),
+        (in_version(2, -1), "versions: expected seconds"),
+        (in_version(2, 1e300), "versions: expected seconds"),
+        (in_version(3, 7), "count: expected 6"),
+        (in_version(3, "6"), "count: expected an integer"),
+        (in_version(5, "x" * 1001), "versions: expected texts"),
+        (lambda c: c.update(segments=["../x"]), "segments: expected the name of one"),
+        (lambda c: c.update(next_number=-1), "next_number: expected an integer"),
+        (lambda c: c.update(next_serial=1.5), "next_serial: expected an integer"),
+        (lambda c: c.update(extensions={"index": "x"}), "extensions: expected a folder"),
+        (lambda c: c.update(extensions={"index": ["../x-1", 1]}), "extensions: expected a folder"),
+        (lambda c: c.update(more=1), "contents: expected an object with"),
+    ],
+)
+def test_contents_of_a_pointer_that_are_not_as_they_must_be_are_refused(
+    saved, tmp_path, change, message
+):
+    copy = SavedCopy(saved, tmp_path / "m")
+    copy.contents(change)
+    copy.refused(message)
+    copy.refused(message, load=js.MarketFolder)
+
+
+def in_segment(place, value):
+    return lambda manifest: manifest["segments"][0].__setitem__(place, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (in_segment(0, "segment-000009"), "segments: expected a folder segment-000009"),
+        (in_segment(0, "../x"), "segments: expected the name of one"),
+        (in_segment(1, 5), "facts.json: its checksum is wrong"),
+        (in_segment(2, 5), "count: expected 5|ids: expected 5"),
+        (in_segment(2, 0), "removed: expected ascending rows below 0"),
+        (in_segment(3, [0]), "count: expected 5, that of the segments, got 6"),
+        (in_segment(3, [1, 0]), "removed: expected ascending"),
+        (in_segment(3, [6]), "removed: expected ascending"),
+        (in_segment(3, [-1]), "removed: expected ascending"),
+        (in_segment(3, [True]), "removed: expected ascending"),
+        (lambda m: m["segments"].append(m["segments"][0]), "segments: expected different names"),
+        (lambda m: m["space"].__setitem__(0, "../space"), "spaces: expected the name of one"),
+        (lambda m: m["space"].__setitem__(1, 5), "space-.*: its checksum is wrong"),
+        (lambda m: m.update(precision="float8"), "precision: expected one of"),
+        (lambda m: m.update(precision="int8"), "points: expected dtype .*int8.*, got float32"),
+        (lambda m: m.update(more=1), "expected an object with"),
+    ],
+)
+def test_a_manifest_that_is_not_as_it_must_be_is_refused(saved, tmp_path, change, message):
+    copy = SavedCopy(saved, tmp_path / "m")
+    copy.manifest(change)
+    copy.refused(message)
+    copy.refused(message, load=js.MarketFolder)
 
 
 def declared(facts, name="points", **change):
@@ -369,7 +435,7 @@ def declared(facts, name="points", **change):
         (lambda f: f["ids"].__setitem__(1, 5), "ids: expected different"),
         (lambda f: f["ids"].__setitem__(1, "x" * 1001), "ids: .*at most 1000"),
         (lambda f: f.update(ids={}), "ids: expected different"),
-        (lambda f: f["ids"].append("more"), r"expected shape \(7"),
+        (lambda f: f["ids"].append("more"), "ids: expected 6, as the version says, got 7"),
         (lambda f: f["class_names"].pop(), "class_ids"),
         (lambda f: f["class_names"].__setitem__(0, "cafe\u0301"), "class_names: .*NFC"),
         (lambda f: f["class_names"].__setitem__(0, " "), "class_names"),
@@ -391,28 +457,36 @@ def declared(facts, name="points", **change):
             lambda f: f["entries"]["about"].__setitem__(0, {"a": 2**60}),
             "about: expected 'a'",
         ),
-        (lambda f: f.update(precision="float8"), "precision: expected one of"),
-        (lambda f: f.update(precision="int8"), "points: expected dtype int8, got float32"),
+        (lambda f: f.update(serials=[0, 5]), "serials: expected the first and length"),
+        (lambda f: f.update(serials=[3, 3, 0, 3]), "serials: expected ascending"),
+        (lambda f: f.update(serials=[0.0, 6]), "serials: expected the first and length"),
         (lambda f: f.update(more=1), "facts.json: expected an object with"),
         (lambda f: f["arrays"].pop("weights"), "arrays: expected weights"),
         (lambda f: f["arrays"].pop("probe_weights"), "arrays: expected probe_weights"),
         (lambda f: f["arrays"].update(class_grams={}), "arrays: expected no array"),
         (lambda f: f["arrays"].update(more={}), "arrays: expected no array"),
-        (lambda f: declared(f, shape=[6, 10, 7]), r"points: expected shape \(6, 10, 6\)"),
-        (lambda f: declared(f, shape=[6, 10**15, 6]), "points: expected at most"),
+        (
+            lambda f: declared(f, shape=[6, 10, 7], chunks=[6, 10, 7]),
+            r"points: expected shape \(6, 10, 6\)",
+        ),
+        (
+            lambda f: declared(f, shape=[6, 10**15, 6], chunks=[1, 10**15, 6]),
+            "points: expected at most",
+        ),
         (lambda f: declared(f, shape=[6, -1, 6]), "points: shape: expected a list of integers"),
-        (lambda f: declared(f, shape=[6, 10]), "points: expected chunks within"),
+        (lambda f: declared(f, shape=[6, 10]), "points: expected chunks of whole rows"),
         (lambda f: declared(f, dtype="object"), "points: expected dtype .*got 'object'"),
         (lambda f: declared(f, dtype="float64"), "points: expected dtype .*got 'float64'"),
         (lambda f: declared(f, dtype=[]), "points: expected dtype"),
-        (lambda f: declared(f, chunks=[6, 10, 10**9]), "points: expected chunks within"),
+        (lambda f: declared(f, chunks=[6, 10, 10**9]), "points: expected chunks of whole rows"),
         (lambda f: declared(f, chunks=[0, 10, 6]), "points: chunks: expected a list of integers"),
-        (lambda f: declared(f, chunks=[3, 10, 6]), "points/.zarray: expected chunks .3, 10, 6"),
+        (lambda f: declared(f, chunks=[6, 5, 6]), "points: expected chunks of whole rows"),
+        (lambda f: declared(f, chunks=[3, 10, 6]), "points/1.0.0.*expected this file"),
         (lambda f: declared(f, "class_ids", dtype="uint8"), "class_ids: expected dtype"),
-        (lambda f: f["files"].update(more=[1, 1]), "more.*expected this file"),
-        (lambda f: f["files"].pop("space.safetensors"), "files: expected space.safetensors"),
-        (lambda f: f["files"].update({"space.safetensors": [1, 1]}), "space.*expected 1 bytes"),
-        (lambda f: f["files"].update({"space.safetensors": None}), "files: expected"),
+        (lambda f: f["files"].update(more=[1, 1]), "more.*expected no such file"),
+        (lambda f: f["files"].pop("arrays/points/0.0.0"), "points/0.0.0.*expected this file"),
+        (lambda f: f["files"].update({"arrays/points/0.0.0": [1, 1]}), "expected 1440 bytes"),
+        (lambda f: f["files"].update({"arrays/points/0.0.0": None}), "files: expected"),
     ],
 )
 def test_facts_that_are_not_as_they_must_be_are_refused(saved, tmp_path, change, message):
@@ -439,14 +513,14 @@ def test_facts_that_are_not_a_json_object_are_refused(saved, tmp_path):
 
 def test_a_space_of_another_market_is_refused(saved, tmp_path):
     copy = SavedCopy(saved, tmp_path / "m")
-    made_space(False).save(copy.version / "space.safetensors")
-    copy.refused("space.safetensors: expected .* bytes")
+    made_space(False).save(copy.space)
+    copy.refused("its checksum is wrong")
     copy.note_files()
     copy.refused("arrays: the space has no probe")
 
 
 def test_damaged_files_are_refused(saved, tmp_path):
-    files = [file for file in saved.glob("version-*/arrays/**/*") if file.is_file()]
+    files = [file for file in saved.glob("segments/*/arrays/**/*") if file.is_file()]
     assert files
     copy = SavedCopy(saved, tmp_path / "m")
     for file in (copy.path / file.relative_to(saved) for file in files):
@@ -454,13 +528,13 @@ def test_damaged_files_are_refused(saved, tmp_path):
         flipped = bytes([data[0] ^ 1]) + data[1:]
         for other in (flipped, data + b"0", pickle.dumps(Bomb(tmp_path / "ran"))):
             file.write_bytes(other)
-            copy.refused("so it is damaged")
+            copy.refused("so it is damaged|as its array is declared|expected .* bytes")
         file.unlink()
-        copy.refused("expected this file, got a version without it")
+        copy.refused("expected this file, got a segment without it")
         file.write_bytes(data)
-    (copy.version / "arrays" / "more").write_bytes(b"1")
+    (copy.segment / "arrays" / "more").write_bytes(b"1")
     copy.refused("arrays/more.*expected no such file")
-    (copy.version / "arrays" / "more").unlink()
+    (copy.segment / "arrays" / "more").unlink()
     assert js.Market.load(copy.path).ids == js.Market.load(saved).ids
     assert not (tmp_path / "ran").exists()
 
@@ -469,33 +543,39 @@ def test_damaged_files_are_refused(saved, tmp_path):
 def test_links_that_lead_out_of_the_folder_pipes_and_devices_are_refused(saved, tmp_path):
     copy = SavedCopy(saved, tmp_path / "m")
     elsewhere = tmp_path / "elsewhere"
-    for name in ("space.safetensors", "facts.json", "arrays/manifest.ocdbt"):
-        file = copy.version / name
+    files = [copy.space, copy.version]
+    for name in ("facts.json", "arrays/points/.zarray", "arrays/points/0.0.0"):
+        files.append(copy.segment / name)
+    for file in files:
         shutil.move(file, elsewhere)
         file.symlink_to(elsewhere)
-        copy.refused("got a link that leads elsewhere")
+        copy.refused("expected a file, got a link")
         file.unlink()
         os.mkfifo(file)
-        copy.refused("expected a regular file, got a named pipe")
+        copy.refused("expected a regular file|expected this file")
         file.unlink()
         file.symlink_to("/dev/zero")
-        copy.refused("got a link that leads elsewhere")
+        copy.refused("expected a file, got a link")
         file.unlink()
         shutil.move(elsewhere, file)
-    shutil.move(copy.version / "arrays", elsewhere)
-    (copy.version / "arrays").symlink_to(elsewhere)
+    shutil.move(copy.segment / "arrays", elsewhere)
+    (copy.segment / "arrays").symlink_to(elsewhere)
     copy.refused("got a link that leads elsewhere")
-    (copy.version / "arrays").unlink()
-    shutil.move(elsewhere, copy.version / "arrays")
-    shutil.move(copy.version, elsewhere)
-    copy.version.symlink_to(elsewhere)
-    copy.refused("expected a folder, got a symbolic link")
-    copy.version.unlink()
-    shutil.move(elsewhere, copy.version)
+    (copy.segment / "arrays").unlink()
+    shutil.move(elsewhere, copy.segment / "arrays")
+    for folder, message in (
+        (copy.segment, "expected a folder, got a symbolic link"),
+        (copy.segment.parent, "segments: expected no link in a market"),
+    ):
+        shutil.move(folder, elsewhere)
+        folder.symlink_to(elsewhere)
+        copy.refused(message)
+        folder.unlink()
+        shutil.move(elsewhere, folder)
     pointer = copy.path / "market.json"
     shutil.move(pointer, elsewhere)
     pointer.symlink_to(elsewhere)
-    copy.refused("market.json: expected a file, got a link that leads elsewhere")
+    copy.refused("market.json: expected no link in a market")
     pointer.unlink()
     os.mkfifo(pointer)
     copy.refused("expected a regular file, got a named pipe")
@@ -506,26 +586,13 @@ def test_links_that_lead_out_of_the_folder_pipes_and_devices_are_refused(saved, 
     assert js.Market.load(tmp_path / "link").ids == js.Market.load(saved).ids
 
 
-def rewritten(copy, change):
-    """Change the description of an array inside the database, with right checksums everywhere."""
-    import tensorstore
-
-    base = {"driver": "file", "path": f"{copy.version / 'arrays'}/"}
-    kvstore = {"driver": "ocdbt", "base": base, "path": "points/"}
-    store = tensorstore.KvStore.open(kvstore).result()
-    described = json.loads(store.read(".zarray").result().value)
-    change(described)
-    store.write(".zarray", json.dumps(described).encode()).result()
-
-    def noted(facts):
-        files = {}
-        for file in sorted(copy.version.rglob("*")):
-            if file.is_file() and file.name != "facts.json":
-                data = file.read_bytes()
-                files[file.relative_to(copy.version).as_posix()] = [len(data), zlib.crc32(data)]
-        facts["files"] = files
-
-    copy.facts(noted)
+def redescribed(copy, change):
+    """Change the description of an array, with right checksums everywhere."""
+    file = copy.segment / "arrays" / "points" / ".zarray"
+    entries = json.loads(file.read_text())
+    change(entries)
+    file.write_text(json.dumps(entries))
+    copy.note_files()
 
 
 @pytest.mark.parametrize(
@@ -542,28 +609,71 @@ def rewritten(copy, change):
         (lambda z: z.update(order="F"), "points/.zarray: expected order"),
         (lambda z: z.update(fill_value=1.0), "points/.zarray: expected fill_value"),
         (lambda z: z.update(filters=[{"id": "delta"}]), "points/.zarray: expected filters"),
+        (lambda z: z.update(compressor={"id": "zlib"}), "points/.zarray: expected compressor"),
+        (lambda z: z.update(dimension_separator="/"), "points/.zarray: expected dimension"),
         (lambda z: z.update(zarr_format=3), "points/.zarray: expected zarr_format"),
+        (lambda z: z.update(more=None), "points/.zarray: expected no .*more"),
         (lambda z: z.pop("chunks"), "points/.zarray: expected chunks"),
     ],
 )
 def test_a_changed_description_of_an_array_is_refused(saved, tmp_path, change, message):
     """A market is read even if its checksums were written anew by whoever changed it."""
     copy = SavedCopy(saved, tmp_path / "m")
-    rewritten(copy, change)
+    redescribed(copy, change)
     copy.refused(message)
 
 
 def test_a_missing_chunk_is_refused_and_not_read_as_zeros(saved, tmp_path):
-    import tensorstore
-
     copy = SavedCopy(saved, tmp_path / "m")
-    base = {"driver": "file", "path": f"{copy.version / 'arrays'}/"}
-    kvstore = {"driver": "ocdbt", "base": base, "path": "points/"}
-    store = tensorstore.KvStore.open(kvstore).result()
-    (chunk,) = [key for key in store.list().result() if not key.endswith(b".zarray")]
-    store.write(chunk, None).result()
-    rewritten(copy, lambda described: None)
-    copy.refused("points")
+    opened = js.MarketFolder(copy.path)
+    file = copy.segment / "arrays" / "points" / "0.0.0"
+    data = file.read_bytes()
+    file.unlink()
+    copy.refused("points/0.0.0.*expected this file")
+    for length in (0, 1000):  # and where it vanishes after the market was opened
+        refused(lambda: opened.whole(("points",)), copy.path, "points/0.0.0")
+        file.write_bytes(data[:length])
+        refused(lambda: opened.whole(("points",)), copy.path, "points/0.0.0")
+        file.unlink()
+
+
+def numbers_of(copy, name, change):
+    """Change the numbers of an array of one chunk, with right checksums everywhere."""
+    (file,) = [one for one in (copy.segment / "arrays" / name).iterdir() if one.name != ".zarray"]
+    values = np.fromfile(file, np.uint8 if name == "probe_chances" else np.float32)
+    change(values)
+    values.tofile(file)
+    copy.note_files()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("points", 1e38, "points: expected at most 2e.15, got 1.0e.38 in learnware 'm0'"),
+        ("points", np.nan, "points: expected finite numbers, got NaN or .* in learnware 'm0'"),
+        ("weights", -1e20, "weights: expected at most"),
+        ("class_vectors", 3e15, "class_vectors: expected at most"),
+        ("hidden_maps", np.inf, "hidden_maps: expected finite"),
+        ("origin", 1e38, "origin: expected at most 1e.15"),
+        ("scales", -1, "scales: expected numbers from zero on"),
+        ("scales", 2, "scales: expected what follows from the other arrays.* in learnware 'm0'"),
+        ("square_norms", -1, "square_norms: expected numbers from zero on"),
+        ("square_norms", 1e38, "square_norms: expected at most"),
+        ("square_norms", 3, "square_norms: expected what follows from the other arrays"),
+        ("self_terms", 1e30, "self_terms: expected the squared norm that the weights allow"),
+        ("self_terms", -1, "self_terms: expected the squared norm that the weights allow"),
+        ("self_terms", 0, "self_terms: expected what follows from the other arrays"),
+        ("probe_chances", 255, "probe_chances: expected what follows from the other arrays"),
+        ("has_probe", 0.5, "has_probe: expected one where there is a fidelity"),
+    ],
+)
+def test_numbers_that_no_specification_could_give_are_refused(tmp_path, name, value, message):
+    """They are refused by name, where they would make other learnwares' scores undefined."""
+    described_market(probe=True, hidden=True).save(tmp_path / "saved")
+    copy = SavedCopy(tmp_path / "saved", tmp_path / "m")
+    numbers_of(copy, name, lambda values: values.__setitem__(slice(0, 1), value))
+    copy.refused(message)
+    refused(lambda: js.MarketFolder(copy.path).verify(), copy.path, message)
 
 
 def conforms(market):
@@ -597,7 +707,7 @@ def test_mutated_markets_are_refused_or_hold_what_the_format_promises(saved, tmp
             else:
                 data[at:at] = data[at : at + int(rng.integers(1, 20))]
         file.write_bytes(data)
-        if rng.random() < 0.5 and file.name != "market.json":
+        if rng.random() < 0.5 and file.name not in ("market.json", copy.version.name):
             try:
                 if file.name == "facts.json":
                     copy.write_facts(bytes(data))
