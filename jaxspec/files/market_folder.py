@@ -144,7 +144,7 @@ def _pack(market: Market) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays["class_ids"] = numbers[arrays["class_ids"]]
     for name, array in arrays.items():
         check_numbers(name, array)
-    entries = [ledger.entries[slot] for slot in slots]
+    entries = market.entries
     columns = {name: [_as_json(getattr(one, name)) for one in entries] for name in ENTRY_COLUMNS}
     check_entries(columns, len(slots), market.shared.layout)
     facts = {

@@ -243,6 +243,7 @@ def _are_objects(column: list[Any]) -> bool:
 # How the columns of the ledger look in JSON, by the type of the field of `Entry`.
 _COLUMN_CHECKS: Mapping[Any, tuple[str, Callable[[list[Any]], bool]]] = {
     int: ("integers in 0..2^53", _are_counts),
+    bool: ("booleans", lambda column: {type(value) for value in column} == {bool}),
     float | None: ("numbers in 0..1 or null", _are_shares),
     About: ("objects or null", _are_objects),
 }

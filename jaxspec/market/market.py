@@ -25,7 +25,7 @@ from jaxspec.market.about_columns import AboutColumns
 from jaxspec.market.admission import checked_mapping, layout_for
 from jaxspec.market.calibration import Calibration
 from jaxspec.market.growing_arrays import GrowingArrays, blocks_of, build, find_origin
-from jaxspec.market.ledger import Ledger
+from jaxspec.market.ledger import Entry, Ledger
 from jaxspec.market.precision import check_precision, decode_points
 from jaxspec.market.sampling import calibrate_market
 from jaxspec.market.schema import MarketArrays
@@ -76,21 +76,33 @@ class Market(Mapping[str, Specification], Persistent):
         )
         self._become(shared, len(specs), frozenset())
 
-    def _become(self, shared: GrowingArrays, length: int, removed: frozenset[int]) -> None:
+    def _become(
+        self,
+        shared: GrowingArrays,
+        length: int,
+        removed: frozenset[int],
+        marked: frozenset[int] = frozenset(),
+    ) -> None:
         self._shared = shared
         self._length = length
         self._removed = removed
+        # Slots that this version calls verified where the shared ledger does not, or the reverse.
+        self._marked = marked
         self._calibration: Calibration | None = None
         self._alive: Any = None
         self._length_on_device: Any = None
 
     @classmethod
     def from_parts(
-        cls, shared: GrowingArrays, length: int, removed: frozenset[int] = frozenset()
+        cls,
+        shared: GrowingArrays,
+        length: int,
+        removed: frozenset[int] = frozenset(),
+        marked: frozenset[int] = frozenset(),
     ) -> Market:
         """Return the version of shared arrays with this length; for those who build the arrays."""
         market = cls.__new__(cls)
-        market._become(shared, length, removed)
+        market._become(shared, length, removed, marked)
         return market
 
     @classmethod
@@ -176,6 +188,26 @@ class Market(Mapping[str, Specification], Persistent):
     def about(self) -> AboutColumns:
         """The owners' metadata as columns: `market.about["licence"] == "MIT"` is a mask."""
         return AboutColumns(self._shared.ledger, self.slots)
+
+    @property
+    def verified(self) -> Bool[np.ndarray, " M"]:
+        """Which learnwares are marked as verified, (M,) in the order of `ids`."""
+        return np.array([self.is_verified(slot) for slot in self.slots.tolist()], bool)
+
+    def is_verified(self, slot: int) -> bool:
+        """Tell whether the learnware in a slot is marked as verified."""
+        return self._shared.ledger.entries[slot].verified != (slot in self._marked)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What the ledger says of every learnware in this version, in the order of `ids`."""
+        entries, marked = self._shared.ledger.entries, self._marked
+        return [
+            dataclasses.replace(entries[slot], verified=self.is_verified(slot))
+            if slot in marked
+            else entries[slot]
+            for slot in self.slots.tolist()
+        ]
 
     @property
     def origin(self) -> Float[np.ndarray, " d"]:
@@ -277,10 +309,15 @@ class Market(Mapping[str, Specification], Persistent):
         return self  # a value
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shared": self._shared, "length": self._length, "removed": self._removed}
+        return {
+            "shared": self._shared,
+            "length": self._length,
+            "removed": self._removed,
+            "marked": self._marked,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._become(state["shared"], state["length"], state["removed"])
+        self._become(state["shared"], state["length"], state["removed"], state["marked"])
 
     def __getitem__(self, learnware: str) -> Specification:
         slot = self._slot(learnware)
@@ -388,12 +425,38 @@ class Market(Mapping[str, Specification], Persistent):
         if isinstance(ids, str) or not isinstance(ids, Iterable):
             raise TypeError(f"ids: expected a sequence of ids such as ['id'], got {ids!r:.80}")
         removed = self._removed | {self._slot(learnware) for learnware in ids}
-        return Market.from_parts(self._shared, self._length, removed)
+        return Market.from_parts(self._shared, self._length, removed, self._marked)
+
+    def mark_verified(self, ids: Iterable[str], value: bool = True) -> Market:
+        """Return a market in which these learnwares are marked as verified.
+
+        A specification cannot say of itself that it is verified, and an updated one has lost the
+        mark. `jaxspec.verify` and `jaxspec.audit` find out which deserve it.
+
+        Args:
+            ids: of learnwares in the market.
+            value: False takes the mark away.
+
+        Raises:
+            TypeError: a single string instead of a sequence of ids, or a value that is not a bool.
+            KeyError: an id that is not in the market.
+        """
+        if isinstance(ids, str) or not isinstance(ids, Iterable):
+            raise TypeError(f"ids: expected a sequence of ids such as ['id'], got {ids!r:.80}")
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"value: expected True or False, got {value!r:.80}")
+        entries, marked = self._shared.ledger.entries, set(self._marked)
+        for learnware in ids:
+            slot = self._slot(learnware)
+            (marked.discard if entries[slot].verified == value else marked.add)(slot)
+        market = Market.from_parts(self._shared, self._length, self._removed, frozenset(marked))
+        market._calibration, market._alive = self._calibration, self._alive
+        return market
 
     def _with(self, specs: dict[str, Specification], removed: frozenset[int]) -> Market:
         """Return a market with more learnwares, in the same arrays if they have room."""
         if not specs:
-            return Market.from_parts(self._shared, self._length, removed)
+            return Market.from_parts(self._shared, self._length, removed, self._marked)
         shared, wanted = self._shared, layout_for(specs, self.space)
         with shared.lock:
             fits = len(shared.ledger) == self._length and shared.has_room(len(specs))
@@ -401,7 +464,7 @@ class Market(Mapping[str, Specification], Persistent):
             if fits:
                 shared.append(specs)
         if fits:
-            return Market.from_parts(shared, self._length + len(specs), removed)
+            return Market.from_parts(shared, self._length + len(specs), removed, self._marked)
         # Full, too small, or another version has already grown from this one: copy once.
         kept = np.array([s for s in self.slots.tolist() if s not in removed], int)
         if len(kept) == 0:
@@ -411,7 +474,7 @@ class Market(Mapping[str, Specification], Persistent):
                 kept, layout=shared.layout.joined(wanted), mesh=self.mesh, spare=len(specs)
             )
         copied.append(specs)
-        return Market.from_parts(copied, len(kept) + len(specs))
+        return Market.from_parts(copied, len(kept) + len(specs), marked=self._marked_of(kept))
 
     # Where and how it is held
 
@@ -450,4 +513,10 @@ class Market(Mapping[str, Specification], Persistent):
         kept = self.slots if slots is None else slots
         with self._shared.lock:
             shared = self._shared.copy(kept, precision=precision, mesh=mesh)
-        return Market.from_parts(shared, len(kept))
+        return Market.from_parts(shared, len(kept), marked=self._marked_of(kept))
+
+    def _marked_of(self, kept: Int[np.ndarray, " n"]) -> frozenset[int]:
+        """Return the slots that are marked in a copy of these slots."""
+        if not self._marked:
+            return frozenset()
+        return frozenset(i for i, slot in enumerate(kept.tolist()) if slot in self._marked)
