@@ -67,7 +67,7 @@ def load_market(seed: int, cache: Path, data: FashionContexts | None = None) -> 
     # The owners of the useless models have the pictures of one context, another in every market.
     owner = drawn.developers[(2 * seed) % len(drawn.developers)]
     permuted = dataclasses.replace(owner, labels=rng.permutation(owner.labels))
-    path, folder = cache / f"models-{seed}.npz", cache / f"market-{seed}"
+    path, folder = cache / f"models-{seed}.npz", cache / f"specifications-{seed}"
     if not path.exists():
         trained = heads.train_heads(features, [*drawn.developers, permuted], seed=seed)
         first, last = trained["params"]["layers_0"], trained["params"]["layers_3"]
@@ -117,9 +117,12 @@ def load_market(seed: int, cache: Path, data: FashionContexts | None = None) -> 
             probe_outputs=[models[name](features[drawn.probe_rows]) for name in names],
             hidden=hidden,
         )
-        js.Market(space, dict(zip(names, specs, strict=True))).save(folder)
-    market = js.Market.load(folder)
-    specs = {name: market[name] for name in market.ids}
+        folder.mkdir()
+        for i, spec in enumerate(specs):
+            spec.save(folder / f"{i:02}.safetensors")
+    ids = [one.name for one in drawn.developers] + list(USELESS)
+    files = [folder / f"{i:02}.safetensors" for i in range(len(ids))]
+    specs = {name: js.Specification.load(file) for name, file in zip(ids, files, strict=True)}
     seen = np.zeros(len(features), bool)
     for one in drawn.developers:
         seen[one.rows] = True
@@ -127,12 +130,12 @@ def load_market(seed: int, cache: Path, data: FashionContexts | None = None) -> 
     fresh = rng.permutation(np.flatnonzero(~seen))[:1000]
     return AttackMarket(
         seed,
-        market.space,
+        space,
         {name: spec for name, spec in specs.items() if name not in USELESS},
         {name: specs[name] for name in USELESS},
         models,
-        demo.make_users(market.space, drawn.users, features),
-        demo.make_users(market.space, drawn.strangers, features),
+        demo.make_users(space, drawn.users, features),
+        demo.make_users(space, drawn.strangers, features),
         kept["accuracy"],
         features[drawn.probe_rows],
         features[fresh],
