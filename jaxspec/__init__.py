@@ -6,6 +6,7 @@ Label Spaces" (ICML 2023). A market publishes a `Space`; owners of models call `
 """
 
 from jaxspec import evaluation, reuse, stream
+from jaxspec.admission import Admission, Audit, Policy, Verification, admit, audit, verify
 from jaxspec.base import FileError, cache_compilations
 from jaxspec.files import MarketFolder, from_learnware, to_learnware
 from jaxspec.index import Index
@@ -41,6 +42,8 @@ from jaxspec.specify import (
 __version__ = "0.2.0"
 
 __all__ = [
+    "Admission",
+    "Audit",
     "ClassNameWarning",
     "Classwise",
     "FileError",
@@ -52,6 +55,7 @@ __all__ = [
     "Market",
     "MarketFolder",
     "Match",
+    "Policy",
     "Proxy",
     "ReducedSet",
     "Rkme",
@@ -59,6 +63,9 @@ __all__ = [
     "Specification",
     "Transfer",
     "UserSpecification",
+    "Verification",
+    "admit",
+    "audit",
     "best_weights",
     "cache_compilations",
     "evaluation",
@@ -81,4 +88,5 @@ __all__ = [
     "suggest_size",
     "to_learnware",
     "user_arrays",
+    "verify",
 ]

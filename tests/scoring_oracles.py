@@ -303,9 +303,7 @@ def transfer(space, specs, user, by_name):
         outputs = explained_by_outputs(space, spec, user)
         if some_probed and spec.probe_proxy is None:
             outputs -= 1
-        if by_name or not some_represented:
-            hidden = outputs
-        elif spec.representation is None:
+        if by_name or not some_represented or spec.representation is None:
             hidden = outputs
         else:
             hidden = explained_by_hidden(spec, user)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxspec as js
-from benchmarks.records import print_table, progress, write_record
+from benchmarks.records import print_table, progress
 from benchmarks.studies.attack_markets import USELESS, AttackMarket, load_market
 from jaxspec.applications.demo_data import load_fashion_contexts
 from jaxspec.kernels import lift
-from jaxspec.scoring import Score, as_score
-from jaxspec.specify import ProbeProxy, fit_probe_proxies, fit_proxy
+from jaxspec.scoring import Score
+from jaxspec.specify import fit_probe_proxies, fit_proxy
 
 __all__ = ["FORMAL", "LIES", "attacks_on", "first_three", "ranks_of"]
 
@@ -103,7 +103,9 @@ def _formal(market: AttackMarket, honest: js.Specification) -> dict[str, js.Spec
 
     def widened(names: Sequence[str], columns: np.ndarray) -> js.Specification:
         """Return the specification with further classes whose columns are `columns` of its own."""
-        noise = [rng.normal(size=(len(one), len(columns))) for one in (proxy.weights, probe.weights)]
+        noise = [
+            rng.normal(size=(len(one), len(columns))) for one in (proxy.weights, probe.weights)
+        ]
         extra = [
             np.asarray(one)[:, columns] + 0.1 * np.asarray(one).std() * more
             for one, more in zip((proxy.weights, probe.weights), noise, strict=True)
@@ -154,9 +156,7 @@ def _lies(market: AttackMarket, honest: js.Specification) -> dict[str, js.Specif
     probe = np.asarray(space.probe)
     alike = [one for one in market.honest.values() if one.class_names == honest.class_names]
     mean = np.mean([answers(space, one, probe) for one in alike], axis=0)
-    (averaged,) = fit_probe_proxies(
-        space.kernel, space.landmarks, space.whitening, probe, [mean]
-    )
+    (averaged,) = fit_probe_proxies(space.kernel, space.landmarks, space.whitening, probe, [mean])
     points = np.concatenate([np.asarray(one.reduced_set.points) for one in market.honest.values()])
     weights = np.concatenate(
         [np.asarray(one.reduced_set.weights) for one in market.honest.values()]
@@ -164,7 +164,9 @@ def _lies(market: AttackMarket, honest: js.Specification) -> dict[str, js.Specif
     chance = np.maximum(weights, 0) / np.maximum(weights, 0).sum()
     rows = points[rng.choice(len(points), size=800, p=chance)]
     near = np.bandwidth if hasattr(np, "bandwidth") else float(space.kernel.bandwidth)
-    pooled = np.mean([answers(space, replace(one, probe_proxy=None), rows) for one in alike], axis=0)
+    pooled = np.mean(
+        [answers(space, replace(one, probe_proxy=None), rows) for one in alike], axis=0
+    )
     labels = pooled.argmax(axis=1)
     proxy = fit_proxy(rows, labels, num_classes=pooled.shape[1], teacher=pooled)
     jittered = rows + 0.02 * near * rng.normal(size=rows.shape).astype(np.float32) / np.sqrt(
@@ -356,7 +358,9 @@ def compare_rules(markets: Sequence[AttackMarket]) -> list[tuple[Any, ...]]:
                 for (one, spec), hidden in zip(market.honest.items(), some, strict=True)
             }
             half = js.Market(market.space, mixed)
-            ranks, scores = ranks_of(half, stripped(market.useless[USELESS[0]]), users, score, absent)
+            ranks, scores = ranks_of(
+                half, stripped(market.useless[USELESS[0]]), users, score, absent
+            )
             chosen = scores[:, :-1].argmax(axis=1)
             truth = np.where(np.eye(len(names), dtype=bool), -np.inf, market.accuracy)
             lost.append(truth.max(axis=1) - truth[np.arange(len(names)), chosen])
