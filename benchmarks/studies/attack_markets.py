@@ -1,9 +1,9 @@
 """Markets of the demo with useless models beside the honest ones, for the study of attacks.
 
 `load_market` draws a market of the demo with a seed, trains its models and two useless ones,
-specifies all of them, measures the truth, and keeps everything in a folder. A useless model is a head
-that was trained on permuted labels, or one whose answers are drawn at random. Both owners have honest
-data of one context.
+specifies all of them, measures the truth, and keeps everything in a folder. A useless model is a
+head that was trained on permuted labels, or one whose answers are drawn at random. Both owners have
+honest data of one context.
 """
 
 from __future__ import annotations

@@ -2,12 +2,16 @@
 
     python -m benchmarks.studies.attacks --cache DIR [--markets 10] [--first 1000] [--part table]
 
-draws markets of the demo (22 trained heads, 22 users) and adds one useless model, honestly specified
-or by an attack. Every user asks a market without its own learnware. `--part table` prints how often
-the useless model comes into the first three, beside its honest specification, and how often `admit`
-and `verify` refuse it; `--part rules` compares what a missing probe proxy may count as; `--part
-verify` measures agreements and both kinds of errors of `verify`. Markets with seeds 0 to 3 served to
-choose rules and thresholds; reported ones start at 1000.
+draws markets of the demo (22 trained heads, 22 users) and adds one useless model, specified
+honestly or by an attack. Every user asks a market without its own learnware.
+
+    --part table    how often the useless model comes into the first three, beside its honest
+                    specification, and how often the search of `admit` finds it suspicious
+    --part bare     the same in markets without probe proxies
+    --part rules    what a missing probe proxy may count as
+    --part verify   agreements, and both kinds of errors of `verify`
+
+Markets with seeds 0 to 7 served to choose rules and thresholds; reported ones start at 1000.
 """
 
 from __future__ import annotations
@@ -24,11 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxspec as js
-from benchmarks.records import print_table, progress
+from benchmarks.records import merge_results, print_table, progress
 from benchmarks.studies.attack_markets import USELESS, AttackMarket, load_market
+from jaxspec.admission.suspicions import Suspicions, threshold_of
 from jaxspec.applications.demo_data import load_fashion_contexts
 from jaxspec.kernels import lift
-from jaxspec.scoring import Score
+from jaxspec.scoring import Score, as_score
 from jaxspec.specify import fit_probe_proxies, fit_proxy
 
 __all__ = ["FORMAL", "LIES", "attacks_on", "first_three", "ranks_of"]
@@ -44,7 +49,15 @@ FORMAL = (
     "confident constants",
     "hidden principal directions",
 )
-LIES = ("mixture with averaged answers", "averaged answers", "copy of the best", "jittered copy")
+LIES = (
+    "mixture with averaged answers",
+    "averaged answers",
+    "half of the answers averaged",
+    "shuffled answers",
+    "copy of the best",
+    "jittered copy",
+)
+PROBE_ONLY = ("averaged answers", "half of the answers averaged", "shuffled answers")
 WITHHELD = ("without probe", "without representation", "mixture without probe")
 
 
@@ -157,13 +170,21 @@ def _lies(market: AttackMarket, honest: js.Specification) -> dict[str, js.Specif
     alike = [one for one in market.honest.values() if one.class_names == honest.class_names]
     mean = np.mean([answers(space, one, probe) for one in alike], axis=0)
     (averaged,) = fit_probe_proxies(space.kernel, space.landmarks, space.whitening, probe, [mean])
+    kind = next(name for name, one in market.useless.items() if one is honest)
+    own = np.asarray(market.models[kind](market.probe_inputs), np.float64)
+    half = np.where((rng.random(len(probe)) < 0.5)[:, None], own, mean)
+    shuffled = own[rng.permutation(len(own))]
+    (halved, permuted) = fit_probe_proxies(
+        space.kernel, space.landmarks, space.whitening, probe, [half, shuffled]
+    )
+    low = replace(halved, fidelity=jnp.float32(0.3))  # what it states is up to the submitter
     points = np.concatenate([np.asarray(one.reduced_set.points) for one in market.honest.values()])
     weights = np.concatenate(
         [np.asarray(one.reduced_set.weights) for one in market.honest.values()]
     )
     chance = np.maximum(weights, 0) / np.maximum(weights, 0).sum()
     rows = points[rng.choice(len(points), size=800, p=chance)]
-    near = np.bandwidth if hasattr(np, "bandwidth") else float(space.kernel.bandwidth)
+    near = float(space.kernel.bandwidth)
     pooled = np.mean(
         [answers(space, replace(one, probe_proxy=None), rows) for one in alike], axis=0
     )
@@ -202,6 +223,8 @@ def _lies(market: AttackMarket, honest: js.Specification) -> dict[str, js.Specif
     return {
         "mixture with averaged answers": mixture,
         "averaged answers": replace(honest, probe_proxy=averaged),
+        "half of the answers averaged": replace(honest, probe_proxy=low),
+        "shuffled answers": replace(honest, probe_proxy=permuted),
         "copy of the best": copied,
         "jittered copy": jitter,
     }
@@ -375,22 +398,148 @@ def compare_rules(markets: Sequence[AttackMarket]) -> list[tuple[Any, ...]]:
     return rows
 
 
+def table_of_attacks(markets: Sequence[AttackMarket], *, probed: bool) -> dict[str, Any]:
+    """Return {attack: figures} over all users of all markets, and print them.
+
+    Figures are the share of users for whom the useless model comes into the first three, in direct
+    use and in fine-tuning; the difference to its honest specification with a 95 % bootstrap
+    interval over markets and useless models; and how often the specification is suspicious.
+    """
+    hits: dict[str, dict[str, list[np.ndarray]]] = {}
+    refused: dict[str, list[bool]] = {}
+    for market in markets:
+        honest = market.honest
+        if not probed:
+            honest = {name: stripped(spec) for name, spec in honest.items()}
+        base = js.Market(market.space, honest)
+        names = list(honest)
+        search = Suspicions(base, js.Policy())
+        apart = [
+            [name for name in names if name.rsplit(" ", 1)[0] == names[2 * i].rsplit(" ", 1)[0]]
+            for i in range(len(market.strangers))
+        ]
+        asked = {
+            "direct": ("likelihood", market.users, [[name] for name in names]),
+            "fine-tuning": ("transfer", market.users, [[name] for name in names]),
+            "other classes": ("transfer", market.strangers, apart),
+        }
+        for kind in USELESS:
+            for attack, spec in attacks_on(market, kind).items():
+                if not probed:
+                    if spec.probe_proxy is None or attack in PROBE_ONLY:
+                        continue
+                    spec = stripped(spec)
+                found = search.of({"added": spec})["added"]
+                refused.setdefault(attack, []).append(bool(found))
+                for use, (method, users, absent) in asked.items():
+                    ranks, _ = ranks_of(base, spec, users, as_score("method", method), absent)
+                    hits.setdefault(attack, {}).setdefault(use, []).append(first_three(ranks))
+        progress(f"market {market.seed}")
+    rng, table = np.random.default_rng(0), {}
+    for attack, uses in hits.items():
+        figures: dict[str, Any] = {}
+        for use, found in uses.items():
+            own = np.array([one.mean() for one in found])
+            gain = own - np.array([one.mean() for one in hits["honest"][use]])
+            draws = gain[rng.integers(0, len(gain), (2000, len(gain)))].mean(axis=1)
+            interval = np.quantile(draws, [0.025, 0.975])
+            figures[use] = [100 * float(own.mean()), *(100 * interval).tolist()]
+        figures["admit flags"] = 100 * float(np.mean(refused[attack]))
+        table[attack] = figures
+    rows = []
+    for attack, figures in table.items():
+        cells = [
+            f"{figures[use][0]:.1f} ({figures[use][1]:+.1f}..{figures[use][2]:+.1f})"
+            for use in ("direct", "fine-tuning", "other classes")
+        ]
+        rows.append((attack, *cells, f"{figures['admit flags']:.0f}"))
+    users = sum(len(market.users) for market in markets)
+    headers = ["attack", "direct", "fine-tuning", "other classes", "flagged by admit, %"]
+    title = "with probes" if probed else "without probes"
+    print_table(
+        f"First three, % of {users} users (gain over honest), {title}",
+        headers,
+        rows,
+    )
+    return table
+
+
+def false_alarms(markets: Sequence[AttackMarket]) -> dict[str, float]:
+    """Return {kind: % of honest learnwares that are flagged}, with thresholds of the others."""
+    found: dict[str, list[bool]] = {}
+    for market in markets:
+        search = Suspicions(js.Market(market.space, market.honest), js.Policy())
+        flags = np.zeros(len(search.own), bool)
+        for kind in next(iter(search.own.values())):
+            values = np.array([one[kind][0] for one in search.own.values()])
+            for i, value in enumerate(values):
+                alarm = bool(value > threshold_of(np.delete(values, i), 0.01))
+                found.setdefault(kind, []).append(alarm)
+                flags[i] |= alarm
+        found.setdefault("any", []).extend(flags.tolist())
+    shares = {kind: 100 * float(np.mean(values)) for kind, values in found.items()}
+    print_table("Honest learnwares that are flagged, %", list(shares), [list(shares.values())])
+    return shares
+
+
+def errors_of_verify(markets: Sequence[AttackMarket], keys: int = 3) -> dict[str, Any]:
+    """Return {specification: runs, refused %, range of agreement}, with 200 rows of the probe."""
+    found: dict[str, list[js.Verification]] = {}
+    for market in markets:
+        named: list[tuple[str, js.Specification, Any]] = []
+        for name, spec in market.honest.items():
+            named.append(("honest models", spec, market.models[name]))
+            named.append(("honest models, without probe", stripped(spec), market.models[name]))
+        for kind in USELESS:
+            specs = attacks_on(market, kind)
+            model = market.models[kind]
+            named.append(("useless models, honest specification", specs["honest"], model))
+            named += [(name, specs[name], model) for name in (*LIES, "mixture without probe")]
+        for name, spec, model in named:
+            for number in range(keys):
+                own = jax.random.key(number)
+                for fresh in (False, True):
+                    features = market.fresh_inputs[:, :64] if fresh else None
+                    inputs = market.fresh_inputs if fresh else market.probe_inputs
+                    ran = js.verify(
+                        spec, model, market.space, inputs=inputs, features=features, key=own
+                    )
+                    found.setdefault(name + (", fresh rows" if fresh else ""), []).append(ran)
+        progress(f"market {market.seed}")
+    table, rows = {}, []
+    for name, ran in found.items():
+        agreements = np.array([one.agreement for one in ran])
+        share = 100 * float(np.mean([not one.accepted for one in ran]))
+        table[name] = [len(ran), share, float(agreements.min()), float(agreements.max())]
+        rows.append((name, len(ran), f"{share:.1f}", *table[name][2:]))
+    print_table("verify, 200 rows", ["specification", "runs", "refused, %", "least", "most"], rows)
+    return table
+
+
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--markets", type=int, default=10)
     parser.add_argument("--first", type=int, default=1000, help="seed of the first market")
-    parser.add_argument("--part", choices=("rules", "table", "verify"), default="table")
+    parser.add_argument("--part", choices=("rules", "table", "bare", "verify"), default="table")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--output", type=Path, help="write the figures here as JSON")
     options = parser.parse_args()
     data = load_fashion_contexts()
-    markets = [
-        load_market(seed, options.cache, data)
-        for seed in range(options.first, options.first + options.markets)
-    ]
+    seeds = range(options.first, options.first + options.markets)
+    markets = [load_market(seed, options.cache, data) for seed in seeds]
+    found: dict[str, Any] = {}
     if options.part == "rules":
-        compare_rules(markets)
+        found["rules"] = compare_rules(markets)
+    elif options.part == "verify":
+        found["verify"] = errors_of_verify(markets)
+    else:
+        probed = options.part == "table"
+        if probed:
+            found["false alarms"] = false_alarms(markets)
+        found["attacks"] = table_of_attacks(markets, probed=probed)
+    if options.output:
+        merge_results(options.output, {options.part: found}, seeds=list(seeds))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Compared:
         specs: the specifications.
         rows: (r, d) at which answers are compared.
         classes: n arrays (r,), the class that is named at every row.
-        columns: (r, total) probabilities of all classes of all specifications, centred over the rows.
+        columns: (r, total) probabilities of all classes of all specifications, centred over rows.
         owners: (total,) whose the columns are.
         names: (total,) class names.
     """
@@ -157,8 +157,8 @@ def mixture_scores(
 ) -> Float[np.ndarray, " n"]:
     """Return by how much a mixture of other embeddings explains each one better than the nearest.
 
-    It is log(r_1 / r), with r the part of |Phi|^2 that the best mixture with weights of at least zero
-    leaves, and r_1 what the best single one leaves. Owners of the same data have about zero.
+    It is log(r_1 / r), with r the part of |Phi|^2 that the best mixture with weights of at least
+    zero leaves, and r_1 what the best single one leaves. Owners of the same data have about zero.
 
     Args:
         own: squared norms.

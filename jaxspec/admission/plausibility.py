@@ -13,8 +13,8 @@ __all__ = ["contradiction"]
 def contradiction(space: Space, spec: Specification) -> float:
     """Return by how much the probe proxy contradicts the linear one on the owner's reduced set.
 
-    It is minus Cohen's kappa of the classes that they name, with the points' weights: about zero for
-    random or shuffled answers on the probe. NaN without a probe proxy.
+    It is minus Cohen's kappa of the classes that they name, with the points' weights: about zero
+    for random or shuffled answers on the probe. NaN without a probe proxy.
     """
     if spec.probe_proxy is None:
         return float("nan")

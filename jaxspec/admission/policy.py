@@ -22,10 +22,10 @@ class Policy:
         require_verified: refuse specifications whose model was not run, or failed.
         copies: look for copies of learnwares under another id.
         mixtures: look for mixtures of learnwares: of their reduced sets, and of their answers.
-        contradictions: look for answers on the probe that contradict the linear proxy on the owner's
-            own reduced set.
-        suspicious: "refuse" what these find, or "warn". A finding other than a copy is a warning only
-            where the model was verified.
+        contradictions: look for answers on the probe that contradict the linear proxy on the
+            owner's own reduced set.
+        suspicious: "refuse" what these find, or "warn". A finding other than a copy is a warning
+            only where the model was verified.
         false_alarms: share of honest learnwares that each of them may find, at most 0.1.
         rows: of the probe that a model is run on.
     """

@@ -19,7 +19,7 @@ from jaxspec.market import Market, evenly_spaced
 from jaxspec.matching import match
 from jaxspec.specify import Specification, UserSpecification
 
-__all__ = ["MIN_MARKET", "Suspicions"]
+__all__ = ["MIN_MARKET", "Suspicions", "threshold_of"]
 
 MIN_MARKET = 8  # learnwares; of fewer no threshold can be found out
 COMPARED = 128  # learnwares that stand for the market,
@@ -28,9 +28,10 @@ CERTAIN_COPY = 0.98  # of `copy_scores`, whatever the market is like
 
 SENTENCES = {
     "copy": "It is nearly a copy of {other!r}: both the data and the answers are alike.",
-    "mixture": "Its reduced set is a mixture of those of other learnwares, which explain it {0:.0f} "
-    "times better together than the nearest alone.",
-    "average": "Its answers are averages of other learnwares' answers, which explain {0:.1%} of them.",
+    "mixture": "Its reduced set is a mixture of those of other learnwares, which explain it "
+    "{0:.0f} times better together than the nearest alone.",
+    "average": "Its answers are averages of other learnwares' answers, which explain {0:.1%} of "
+    "them.",
     "contradiction": "Its answers on the probe contradict its linear proxy on its own reduced set "
     "(agreement beyond chance {0:.2f}).",
 }
@@ -51,7 +52,7 @@ class Suspicions:
             self.own = self._statistics(self.specs, self.specs)
             for kind in SENTENCES:
                 values = np.array([one[kind][0] for one in self.own.values()])
-                self.thresholds[kind] = _threshold(values, policy.false_alarms)
+                self.thresholds[kind] = threshold_of(values, policy.false_alarms)
 
     def of(self, specs: Mapping[str, Specification]) -> dict[str, dict[str, str]]:
         """Return {id: {kind: sentence}} of what is suspicious about specifications.
@@ -128,10 +129,10 @@ class Suspicions:
         }
 
 
-def _threshold(values: np.ndarray, false_alarms: float) -> float:
+def threshold_of(values: np.ndarray, false_alarms: float) -> float:
     """Return what a further honest value exceeds with this probability.
 
-    With enough values their quantile; else the bound of Student's t distribution for one more value.
+    With enough values their quantile; else the bound of Student's t distribution for one more.
     """
     kept = values[np.isfinite(values)]
     if len(kept) < MIN_MARKET:

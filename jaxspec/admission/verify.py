@@ -32,9 +32,9 @@ __all__ = ["Verification", "verify"]
 
 LEVEL = 0.005  # of each of the two tests: 0.5 % of honest models fail the first by chance
 # Least agreement beyond chance (Cohen's kappa). On 88 honest heads it was at least 0.83 on the
-# probe, 0.55 on fresh rows, and 0.44 for linear proxies on the 100 nearest rows; lies of useless
-# models reached 0.05, 0.04 and 0.05.
-FLOORS = {"probe proxy, probe": 0.5, "probe proxy, fresh": 0.3, "linear proxy": 0.25}
+# probe, 0.55 on fresh rows, and 0.44 for linear proxies on the 100 nearest rows; whole lies of
+# useless models reached 0.05, 0.04 and 0.05, and where half of the answers were lies 0.54.
+FLOORS = {"probe proxy, probe": 0.6, "probe proxy, fresh": 0.3, "linear proxy": 0.25}
 NEAR_SHARE = 0.1  # of the rows: a linear proxy follows its model only near the owner's data
 MIN_ROWS = 20
 MAX_ORDERED = 6  # classes of which all orders are tried
@@ -83,9 +83,10 @@ def verify(
 ) -> Verification:
     """Run a model and say whether it gives the answers that its specification publishes.
 
-    The answers are those of the probe proxy, or of the linear proxy near the reduced set. A model is
-    refused if it agrees less than the stated fidelity allows (on rows of the probe, at a level of
-    0.5 %), no more than chance explains (0.5 %), or less than a floor that no stated fidelity lowers.
+    The answers are those of the probe proxy, or of the linear proxy near the reduced set. A model
+    is refused if it agrees less than the stated fidelity allows (on rows of the probe, at a level
+    of 0.5 %), no more than chance explains (0.5 %), or less than a floor that no stated fidelity
+    lowers.
 
     Args:
         specification: what was published.

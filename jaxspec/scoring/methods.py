@@ -12,10 +12,9 @@ number per learnware and user, larger is better. Strings select the four that ar
 Anybody's own object of this form can be passed wherever a method is asked for. What cannot be gamed
 is left out by construction: embeddings enter by their angle and logits in units of their own size,
 so scaling weights gains nothing; with names in common only shared classes are looked at, so adding
-classes gains nothing; probabilities are of logits of one size, so overconfidence gains nothing. What
-a learnware withholds while others publish it counts as what a model without knowledge would show, so
-withholding gains nothing either. The
-constants were chosen on drawn markets that no reported figure uses
+classes gains nothing; probabilities are of logits of one size, so overconfidence gains nothing;
+what a learnware withholds while others publish it counts as what a model without knowledge would
+show. The constants were chosen on drawn markets that no reported figure uses
 (`benchmarks/studies/identification.py`).
 """
 
@@ -145,11 +144,11 @@ class Likelihood:
     nearest in distribution) at the landmarks near it, as far as the peer can be believed, and C the
     closeness, weighed by what the market found out about itself.
 
-    In a market without probe proxies p and G are guessed; the guesses come from a regression on six
-    markets (correlations 0.88 and 0.63). Where others publish a probe proxy, a learnware without one
-    gets at most what answers without knowledge would get: p = 1 / (number of the user's classes)
-    and G = 0. With the guesses there, a model with random answers came into the first three for 33 %
-    of users if it withheld its probe proxy, and for none if it published it.
+    In a market without probe proxies p and G are guessed; the guesses come from a regression on
+    six markets (correlations 0.88 and 0.63). Where others publish a probe proxy, a learnware
+    without one gets at most what answers without knowledge would get: p = 1 / (number of the
+    user's classes) and G = 0. With the guesses there, a model with random answers came into the
+    first three for 33 % of users if it withheld its probe proxy, and for none if it published it.
 
     Attributes:
         weight: of agreement and closeness beside the probability; results are flat from 0.5 to 0.7.
