@@ -239,22 +239,19 @@ def _scores(arrays: Any, users: Any, alive: Any, *, score: Score) -> Any:
 
 
 def ranks_of(
-    base: js.Market,
-    spec: js.Specification,
+    grown: js.Market,
     users: Sequence[js.UserSpecification],
     score: Score,
     absent: Sequence[Sequence[str]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rank of an added specification for every user, (Q,), and all scores (Q, M + 1).
+    """Return the rank of the learnware that was added last, (Q,), and all scores (Q, M + 1).
 
     Args:
-        base: the market without it.
-        spec: what is added.
+        grown: the market with it.
         users: who ask.
         score: which score.
         absent: of each user, the learnwares that its market lacks.
     """
-    grown = base.add({"added": spec})
     arrays, count = grown.arrays, len(grown)
     assert arrays.alive is not None
     alive = np.repeat(np.asarray(arrays.alive)[None], len(users), axis=0)
@@ -372,7 +369,7 @@ def compare_rules(markets: Sequence[AttackMarket]) -> list[tuple[Any, ...]]:
             for kind in USELESS:
                 honest = market.useless[kind]
                 for how, spec in (("published", honest), ("withheld", stripped(honest))):
-                    ranks, _ = ranks_of(base, spec, users, score, absent)
+                    ranks, _ = ranks_of(base.add({"added": spec}), users, score, absent)
                     rates.setdefault(f"{kind}, {how}", []).append(first_three(ranks))
             rng = np.random.default_rng(market.seed)
             some = rng.random(len(names)) < 0.5
@@ -381,9 +378,8 @@ def compare_rules(markets: Sequence[AttackMarket]) -> list[tuple[Any, ...]]:
                 for (one, spec), hidden in zip(market.honest.items(), some, strict=True)
             }
             half = js.Market(market.space, mixed)
-            ranks, scores = ranks_of(
-                half, stripped(market.useless[USELESS[0]]), users, score, absent
-            )
+            grown = half.add({"added": stripped(market.useless[USELESS[0]])})
+            ranks, scores = ranks_of(grown, users, score, absent)
             chosen = scores[:, :-1].argmax(axis=1)
             truth = np.where(np.eye(len(names), dtype=bool), -np.inf, market.accuracy)
             lost.append(truth.max(axis=1) - truth[np.arange(len(names)), chosen])
@@ -405,8 +401,9 @@ def table_of_attacks(markets: Sequence[AttackMarket], *, probed: bool) -> dict[s
     use and in fine-tuning; the difference to its honest specification with a 95 % bootstrap
     interval over markets and useless models; and how often the specification is suspicious.
     """
-    hits: dict[str, dict[str, list[np.ndarray]]] = {}
+    hits: dict[str, dict[str, dict[Any, np.ndarray]]] = {}
     refused: dict[str, list[bool]] = {}
+    searches: list[Suspicions] = []
     for market in markets:
         honest = market.honest
         if not probed:
@@ -414,6 +411,7 @@ def table_of_attacks(markets: Sequence[AttackMarket], *, probed: bool) -> dict[s
         base = js.Market(market.space, honest)
         names = list(honest)
         search = Suspicions(base, js.Policy())
+        searches.append(search)
         apart = [
             [name for name in names if name.rsplit(" ", 1)[0] == names[2 * i].rsplit(" ", 1)[0]]
             for i in range(len(market.strangers))
@@ -429,18 +427,22 @@ def table_of_attacks(markets: Sequence[AttackMarket], *, probed: bool) -> dict[s
                     if spec.probe_proxy is None or attack in PROBE_ONLY:
                         continue
                     spec = stripped(spec)
+                if attack in FORMAL and kind != USELESS[market.seed % 2]:
+                    continue  # half of the time: they are many and gain nothing
+                grown = base.add({"added": spec})
                 found = search.of({"added": spec})["added"]
                 refused.setdefault(attack, []).append(bool(found))
                 for use, (method, users, absent) in asked.items():
-                    ranks, _ = ranks_of(base, spec, users, as_score("method", method), absent)
-                    hits.setdefault(attack, {}).setdefault(use, []).append(first_three(ranks))
+                    ranks, _ = ranks_of(grown, users, as_score("method", method), absent)
+                    own = hits.setdefault(attack, {}).setdefault(use, {})
+                    own[market.seed, kind] = first_three(ranks)
         progress(f"market {market.seed}")
     rng, table = np.random.default_rng(0), {}
     for attack, uses in hits.items():
         figures: dict[str, Any] = {}
         for use, found in uses.items():
-            own = np.array([one.mean() for one in found])
-            gain = own - np.array([one.mean() for one in hits["honest"][use]])
+            own = np.array([found[place].mean() for place in found])
+            gain = own - np.array([hits["honest"][use][place].mean() for place in found])
             draws = gain[rng.integers(0, len(gain), (2000, len(gain)))].mean(axis=1)
             interval = np.quantile(draws, [0.025, 0.975])
             figures[use] = [100 * float(own.mean()), *(100 * interval).tolist()]
@@ -461,14 +463,13 @@ def table_of_attacks(markets: Sequence[AttackMarket], *, probed: bool) -> dict[s
         headers,
         rows,
     )
-    return table
+    return {"attacks": table, "false alarms": false_alarms(searches)}
 
 
-def false_alarms(markets: Sequence[AttackMarket]) -> dict[str, float]:
+def false_alarms(searches: Sequence[Suspicions]) -> dict[str, float]:
     """Return {kind: % of honest learnwares that are flagged}, with thresholds of the others."""
     found: dict[str, list[bool]] = {}
-    for market in markets:
-        search = Suspicions(js.Market(market.space, market.honest), js.Policy())
+    for search in searches:
         flags = np.zeros(len(search.own), bool)
         for kind in next(iter(search.own.values())):
             values = np.array([one[kind][0] for one in search.own.values()])
@@ -534,10 +535,7 @@ def main() -> None:
     elif options.part == "verify":
         found["verify"] = errors_of_verify(markets)
     else:
-        probed = options.part == "table"
-        if probed:
-            found["false alarms"] = false_alarms(markets)
-        found["attacks"] = table_of_attacks(markets, probed=probed)
+        found = table_of_attacks(markets, probed=options.part == "table")
     if options.output:
         merge_results(options.output, {options.part: found}, seeds=list(seeds))
 

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxspec.admission.published import lifted_rows, published_logits
-from jaxspec.kernels import kernel_values
-from jaxspec.market import in_float32
+from jaxspec.admission.published import kernel_table, lifted_rows, published_logits
 from jaxspec.specify import Space, Specification
 
 if TYPE_CHECKING:
@@ -94,9 +92,7 @@ def inner_products(
     points, weights, owner = _stacked(other)
     found = np.empty((len(one), len(other)))
     for i, spec in enumerate(one):
-        own = np.asarray(spec.reduced_set.points, np.float32)
-        with in_float32():
-            values = np.asarray(kernel_values(space.kernel, own, points), np.float64)
+        values = kernel_table(space, np.asarray(spec.reduced_set.points), points)
         products = (np.asarray(spec.reduced_set.weights, np.float64) @ values) * weights
         found[i] = np.bincount(owner, products, minlength=len(other))
     return found

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
+from jaxspec.base import bucket, pad_to
 from jaxspec.kernels import kernel_values, lift
 from jaxspec.market import in_float32
 from jaxspec.specify import Space, Specification
@@ -17,7 +19,14 @@ from jaxspec.specify import Space, Specification
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["corrected_agreement", "linear_logits", "nearness", "published_logits"]
+__all__ = [
+    "corrected_agreement",
+    "kernel_table",
+    "lifted_rows",
+    "linear_logits",
+    "nearness",
+    "published_logits",
+]
 
 
 def linear_logits(spec: Specification, rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n C"]:
@@ -50,24 +59,38 @@ def published_logits(
 
 def lifted_rows(space: Space, rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n D"]:
     """Return rows as features on the space's landmarks."""
+    padded = pad_to(np.asarray(rows, np.float32), (bucket(len(rows), minimum=64), rows.shape[1]))
+    parts = (np.asarray(space.landmarks), np.asarray(space.whitening), padded)
     with in_float32():
-        found = lift(
-            space.kernel,
-            np.asarray(space.landmarks),
-            np.asarray(space.whitening),
-            np.asarray(rows, np.float32),
-        )
-    return np.asarray(found, np.float64)
+        found = np.asarray(_lift(space.kernel, *parts), np.float64)
+    return found[: len(rows)]
+
+
+_lift = jax.jit(lift)
 
 
 def nearness(
     space: Space, spec: Specification, rows: Float[np.ndarray, "n d"]
 ) -> Float[np.ndarray, " n"]:
     """Return the embedding's value at every row: large where the owner's data lie."""
-    points = np.asarray(spec.reduced_set.points, np.float32)
+    values = kernel_table(space, rows, np.asarray(spec.reduced_set.points))
+    return values @ np.asarray(spec.reduced_set.weights, np.float64)
+
+
+_kernel_values = jax.jit(kernel_values)
+
+
+def kernel_table(
+    space: Space, one: Float[np.ndarray, "n d"], other: Float[np.ndarray, "m d"]
+) -> Float[np.ndarray, "n m"]:
+    """Return k(x_i, y_j) in float64, computed in float32 with few shapes to compile."""
+    padded = [
+        pad_to(np.asarray(rows, np.float32), (bucket(len(rows), minimum=64), rows.shape[1]))
+        for rows in (one, other)
+    ]
     with in_float32():
-        values = kernel_values(space.kernel, np.asarray(rows, np.float32), points)
-    return np.asarray(values, np.float64) @ np.asarray(spec.reduced_set.weights, np.float64)
+        values = np.asarray(_kernel_values(space.kernel, *padded), np.float64)
+    return values[: len(one), : len(other)]
 
 
 def corrected_agreement(
