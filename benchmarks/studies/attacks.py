@@ -30,7 +30,7 @@ import numpy as np
 import jaxspec as js
 from benchmarks.records import merge_results, print_table, progress
 from benchmarks.studies.attack_markets import USELESS, AttackMarket, load_market
-from jaxspec.admission.suspicions import Suspicions, threshold_of
+from jaxspec.admission.suspicions import FLOORS, Suspicions, threshold_of
 from jaxspec.applications.demo_data import load_fashion_contexts
 from jaxspec.kernels import lift
 from jaxspec.scoring import Score, as_score
@@ -58,6 +58,7 @@ LIES = (
     "jittered copy",
 )
 PROBE_ONLY = ("averaged answers", "half of the answers averaged", "shuffled answers")
+HIDDEN = ("honest", "hidden principal directions", "without representation")
 WITHHELD = ("without probe", "without representation", "mixture without probe")
 
 
@@ -422,17 +423,20 @@ def table_of_attacks(markets: Sequence[AttackMarket], *, probed: bool) -> dict[s
             "other classes": ("transfer", market.strangers, apart),
         }
         for kind in USELESS:
-            for attack, spec in attacks_on(market, kind).items():
-                if not probed:
-                    if spec.probe_proxy is None or attack in PROBE_ONLY:
-                        continue
-                    spec = stripped(spec)
+            specs = attacks_on(market, kind)
+            if not probed:
+                kept = {name for name, spec in specs.items() if spec.probe_proxy is not None}
+                specs = {name: stripped(specs[name]) for name in specs if name in kept}
+                specs = {name: spec for name, spec in specs.items() if name not in PROBE_ONLY}
+            suspicious = search.of(specs)
+            for attack, spec in specs.items():
                 if attack in FORMAL and kind != USELESS[market.seed % 2]:
                     continue  # half of the time: they are many and gain nothing
                 grown = base.add({"added": spec})
-                found = search.of({"added": spec})["added"]
-                refused.setdefault(attack, []).append(bool(found))
+                refused.setdefault(attack, []).append(bool(suspicious[attack]))
                 for use, (method, users, absent) in asked.items():
+                    if use == "other classes" and attack not in HIDDEN:
+                        continue
                     ranks, _ = ranks_of(grown, users, as_score("method", method), absent)
                     own = hits.setdefault(attack, {}).setdefault(use, {})
                     own[market.seed, kind] = first_three(ranks)
@@ -452,6 +456,8 @@ def table_of_attacks(markets: Sequence[AttackMarket], *, probed: bool) -> dict[s
     for attack, figures in table.items():
         cells = [
             f"{figures[use][0]:.1f} ({figures[use][1]:+.1f}..{figures[use][2]:+.1f})"
+            if use in figures
+            else ""
             for use in ("direct", "fine-tuning", "other classes")
         ]
         rows.append((attack, *cells, f"{figures['admit flags']:.0f}"))
@@ -474,7 +480,8 @@ def false_alarms(searches: Sequence[Suspicions]) -> dict[str, float]:
         for kind in next(iter(search.own.values())):
             values = np.array([one[kind][0] for one in search.own.values()])
             for i, value in enumerate(values):
-                alarm = bool(value > threshold_of(np.delete(values, i), 0.01))
+                limit = max(threshold_of(np.delete(values, i), 0.01), FLOORS[kind])
+                alarm = bool(value > limit)
                 found.setdefault(kind, []).append(alarm)
                 flags[i] |= alarm
         found.setdefault("any", []).extend(flags.tolist())
@@ -483,7 +490,7 @@ def false_alarms(searches: Sequence[Suspicions]) -> dict[str, float]:
     return shares
 
 
-def errors_of_verify(markets: Sequence[AttackMarket], keys: int = 3) -> dict[str, Any]:
+def errors_of_verify(markets: Sequence[AttackMarket], keys: int = 2) -> dict[str, Any]:
     """Return {specification: runs, refused %, range of agreement}, with 200 rows of the probe."""
     found: dict[str, list[js.Verification]] = {}
     for market in markets:
