@@ -5,6 +5,7 @@ them imports jax, which takes about a second: the command `jaxspec` answers `--h
 """
 
 from jaxspec import evaluation, reuse, stream
+from jaxspec.admission import Admission, Audit, Policy, Verification, admit, audit, verify
 from jaxspec.base import FileError, cache_compilations
 from jaxspec.files import (
     MarketFolder,
@@ -47,6 +48,8 @@ from jaxspec.specify import (
 )
 
 __all__ = [
+    "Admission",
+    "Audit",
     "ClassNameWarning",
     "Classwise",
     "FileError",
@@ -60,6 +63,7 @@ __all__ = [
     "Market",
     "MarketFolder",
     "Match",
+    "Policy",
     "Proxy",
     "ReducedSet",
     "Rkme",
@@ -67,6 +71,9 @@ __all__ = [
     "Specification",
     "Transfer",
     "UserSpecification",
+    "Verification",
+    "admit",
+    "audit",
     "best_weights",
     "cache_compilations",
     "evaluation",
@@ -92,4 +99,5 @@ __all__ = [
     "suggest_size",
     "to_learnware",
     "user_arrays",
+    "verify",
 ]

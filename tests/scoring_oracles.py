@@ -270,6 +270,10 @@ def likelihood(space, specs, user, by_name):
     shared = np.array(shared)
     probability = part * (0.57 * shared + 1.14 * near - 0.61)
     agree = 0.25 * shared + 1.36 * near - 1.04
+    if has_probe.any():  # what is withheld counts as answers without knowledge
+        chance = np.clip(0.57 * shared + 1.14 * near - 0.61, 0, 1) / len(user.class_names)
+        probability = part * chance
+        agree = np.minimum(agree, 0)
     reliability = 0.0
     if has_probe.any():
         peer = int(np.where(has_probe, apart, np.inf).argmin())
@@ -293,13 +297,14 @@ def likelihood(space, specs, user, by_name):
 def transfer(space, specs, user, by_name):
     follow = min((slope(space, specs) / 0.7) ** 2, 1.0)
     some_represented = any(spec.representation is not None for spec in specs)
+    some_probed = any(spec.probe_proxy is not None for spec in specs)
     found = []
     for spec in specs:
         outputs = explained_by_outputs(space, spec, user)
-        if by_name or not some_represented:
+        if some_probed and spec.probe_proxy is None:
+            outputs -= 1
+        if by_name or not some_represented or spec.representation is None:
             hidden = outputs
-        elif spec.representation is None:
-            hidden = outputs + 0.12
         else:
             hidden = explained_by_hidden(spec, user)
         near = 2 * closeness(space.kernel, spec, user)

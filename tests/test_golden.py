@@ -5,7 +5,9 @@ on contexts of Fashion-MNIST; eleven of the users have class names that no learn
 agree within 1e-6 for "rkme" and "classwise" and 2e-6 for "transfer". For "likelihood" they agree
 within 1e-4 where learnwares have probe proxies: the probability of a class at a landmark is stored
 in 255 steps, and 62 of 140,800 probabilities fall on the other side of a step since distances are
-formed more exactly. Without probe proxies they agree within 1e-6 too.
+formed more exactly. Without probe proxies they agree within 1e-6 too. Release 0.1 guessed what a
+learnware withholds; it counts as answers without knowledge now, so that in a market where every
+second one withholds its parts, the scores of these are no longer those of release 0.1, but below.
 """
 
 import dataclasses
@@ -132,6 +134,10 @@ def test_scores_are_those_before_the_redesign(kind, method, spaces):
     scores = np.stack([one.scores for one in found])
     want = golden()[f"scores/{kind}/{method}/{spaces}"]
     tolerance = 1e-6 if (kind, method) == ("bare", "likelihood") else TOLERANCE[method]
+    if kind == "half" and method in ("likelihood", "transfer"):
+        withheld = np.arange(scores.shape[1]) % 2 == 0
+        assert (scores[:, withheld] < want[:, withheld] + tolerance).all()
+        scores, want = scores[:, ~withheld], want[:, ~withheld]
     np.testing.assert_allclose(scores, want, rtol=0, atol=tolerance)
     if (kind, method) == ("full", "likelihood"):
         maps = np.stack([one.class_map for one in found])

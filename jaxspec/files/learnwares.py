@@ -119,7 +119,7 @@ def of_market(market: Market, first_serial: int) -> Learnwares:
         ids=list(market.ids),
         serials=np.arange(first_serial, first_serial + len(slots)),
         class_names=names,
-        entries=entry_columns([ledger.entries[slot] for slot in slots]),
+        entries=entry_columns(market.entries),
         layout=layout,
         precision=market.precision,
         origin=origin,

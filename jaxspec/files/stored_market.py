@@ -23,7 +23,7 @@ from jaxspec.market import SCHEMA, AboutColumns, Ledger, Rows
 from jaxspec.specify import Space
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 __all__ = ["StoredMarket"]
 
@@ -88,6 +88,15 @@ class StoredMarket:
     def about(self) -> AboutColumns:
         """The owners' metadata as columns: `folder.about["licence"] == "MIT"` is a mask."""
         return AboutColumns(self.ledger, np.arange(len(self)))
+
+    @property
+    def verified(self) -> Bool[np.ndarray, " M"]:
+        """Which learnwares are marked as verified, (M,)."""
+        return np.array([entry.verified for entry in self.ledger.entries], bool)
+
+    def is_verified(self, slot: int) -> bool:
+        """Tell whether the learnware in a slot is marked as verified."""
+        return self.ledger.entries[slot].verified
 
     @property
     def probed(self) -> bool:

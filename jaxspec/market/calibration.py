@@ -43,6 +43,8 @@ class Calibration:
         weights: (S, m).
         self_terms: (S,).
         used: (S,) bool, false in the padding.
+        probed: scalar bool, whether learnwares of the sample publish a probe proxy. The sample
+            prefers those that do, so it is false only where they are very rare.
     """
 
     slope: Array
@@ -51,6 +53,7 @@ class Calibration:
     weights: Array
     self_terms: Array
     used: Array
+    probed: Array
 
 
 def following(calibration: Calibration) -> Array:
@@ -140,6 +143,7 @@ def calibrate(
     chance: Array,
     valid: Array,
     used: Array,
+    has_probe: Array,
 ) -> Calibration:
     """Calibrate a market from a padded sample of S of its learnwares.
 
@@ -152,11 +156,13 @@ def calibrate(
         chance: (S, C, D) class probabilities at the landmarks.
         valid: (S, C) bool.
         used: (S,) bool.
+        has_probe: (S,), above zero where there is a probe proxy.
     """
+    probed = ((has_probe > 0) & used).any()
     sample, m, d = points.shape
     if not landmarks.shape[0]:
         slope, mean = jnp.float32(PRIOR_SLOPE), jnp.zeros(0, jnp.float32)
-        return Calibration(slope, mean, points, weights, self_terms, used)
+        return Calibration(slope, mean, points, weights, self_terms, used, probed)
     values = witness(kernel, landmarks, points, weights, self_terms)
     share = used.astype(points.dtype) / jnp.maximum(used.sum(), 1)
     mean = jnp.matmul(share, values, precision="highest")
@@ -179,4 +185,4 @@ def calibrate(
     near, behaviour = centred(near), centred(behaviour)
     top = (near * behaviour).sum() + PRIOR_WEIGHT * PRIOR_SLOPE
     slope = jnp.clip(top / (jnp.square(near).sum() + PRIOR_WEIGHT), 0.0, MAX_SLOPE)
-    return Calibration(slope, mean, points, weights, self_terms, used)
+    return Calibration(slope, mean, points, weights, self_terms, used, probed)

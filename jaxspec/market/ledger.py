@@ -28,6 +28,8 @@ class Entry:
         format_version: of its specification.
         fidelity: of its probe proxy, or None without one.
         about: metadata of its owner.
+        verified: whether its model was run and gave the published answers, when it was entered.
+            Only a market says so, never a specification. `Market.verified` is what holds now.
     """
 
     class_names: tuple[str, ...]
@@ -36,6 +38,7 @@ class Entry:
     format_version: int
     fidelity: float | None = None
     about: About = About()
+    verified: bool = False
 
     @classmethod
     def of(cls, spec: Specification, which: int | None = None) -> Entry:

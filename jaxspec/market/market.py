@@ -25,7 +25,7 @@ from jaxspec.market.about_columns import AboutColumns
 from jaxspec.market.admission import checked_mapping, layout_for
 from jaxspec.market.calibration import Calibration
 from jaxspec.market.growing_arrays import GrowingArrays, blocks_of, build, find_origin
-from jaxspec.market.ledger import Ledger
+from jaxspec.market.ledger import Entry, Ledger
 from jaxspec.market.precision import check_precision, decode_points
 from jaxspec.market.sampling import calibrate_market
 from jaxspec.market.schema import MarketArrays
@@ -78,15 +78,22 @@ class Market(Mapping[str, Specification], Persistent):
             find_origin(points, float(space.kernel.bandwidth), space.dimension),
             precision=check_precision(precision),
         )
-        self._become(shared, len(specs), frozenset(), limits)
+        self._become(shared, len(specs), frozenset(), frozenset(), limits)
 
     def _become(
-        self, shared: GrowingArrays, length: int, removed: frozenset[int], limits: Limits
+        self,
+        shared: GrowingArrays,
+        length: int,
+        removed: frozenset[int],
+        marked: frozenset[int],
+        limits: Limits,
     ) -> None:
         self._shared = shared
         self._length = length
         self._removed = removed
         self._limits = limits
+        # Slots that this version calls verified where the shared ledger does not, or the reverse.
+        self._marked = marked
         self._calibration: Calibration | None = None
         self._alive: Any = None
         self._length_on_device: Any = None
@@ -97,12 +104,13 @@ class Market(Mapping[str, Specification], Persistent):
         shared: GrowingArrays,
         length: int,
         removed: frozenset[int] = frozenset(),
+        marked: frozenset[int] = frozenset(),
         *,
         limits: Limits | None = None,
     ) -> Market:
         """Return the version of shared arrays with this length; for those who build the arrays."""
         market = cls.__new__(cls)
-        market._become(shared, length, removed, _as_limits(limits))
+        market._become(shared, length, removed, marked, _as_limits(limits))
         return market
 
     @classmethod
@@ -236,6 +244,26 @@ class Market(Mapping[str, Specification], Persistent):
         return AboutColumns(self._shared.ledger, self.slots)
 
     @property
+    def verified(self) -> Bool[np.ndarray, " M"]:
+        """Which learnwares are marked as verified, (M,) in the order of `ids`."""
+        return np.array([self.is_verified(slot) for slot in self.slots.tolist()], bool)
+
+    def is_verified(self, slot: int) -> bool:
+        """Tell whether the learnware in a slot is marked as verified."""
+        return self._shared.ledger.entries[slot].verified != (slot in self._marked)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What the ledger says of every learnware in this version, in the order of `ids`."""
+        entries, marked = self._shared.ledger.entries, self._marked
+        return [
+            dataclasses.replace(entries[slot], verified=self.is_verified(slot))
+            if slot in marked
+            else entries[slot]
+            for slot in self.slots.tolist()
+        ]
+
+    @property
     def origin(self) -> Float[np.ndarray, " d"]:
         """What is subtracted from all points; zero unless the features lie far from zero."""
         return self._shared.making.origin
@@ -337,11 +365,13 @@ class Market(Mapping[str, Specification], Persistent):
             "shared": self._shared,
             "length": self._length,
             "removed": self._removed,
+            "marked": self._marked,
             "limits": self._limits,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._become(state["shared"], state["length"], state["removed"], state["limits"])
+        names = ("shared", "length", "removed", "marked", "limits")
+        self._become(*(state[name] for name in names))
 
     def __getitem__(self, learnware: str) -> Specification:
         slot = self._slot(learnware)
@@ -455,7 +485,7 @@ class Market(Mapping[str, Specification], Persistent):
         if isinstance(ids, str) or not isinstance(ids, Iterable):
             raise TypeError(f"ids: expected a sequence of ids such as ['id'], got {ids!r:.80}")
         removed = self._removed | {self._slot(learnware) for learnware in ids}
-        return self._version(self._shared, self._length, removed)
+        return self._version(self._shared, self._length, removed, self._marked)
 
     def with_limits(self, limits: Limits) -> Market:
         """Return the same market with other limits; they hold for what enters from here on.
@@ -464,19 +494,49 @@ class Market(Mapping[str, Specification], Persistent):
             TypeError: not `Limits`.
         """
         return Market.from_parts(
-            self._shared, self._length, self._removed, limits=_as_limits(limits)
+            self._shared, self._length, self._removed, self._marked, limits=_as_limits(limits)
         )
 
     def _version(
-        self, shared: GrowingArrays, length: int, removed: frozenset[int] = frozenset()
+        self,
+        shared: GrowingArrays,
+        length: int,
+        removed: frozenset[int],
+        marked: frozenset[int],
     ) -> Market:
         """Return a market that follows from this one."""
-        return Market.from_parts(shared, length, removed, limits=self._limits)
+        return Market.from_parts(shared, length, removed, marked, limits=self._limits)
+
+    def mark_verified(self, ids: Iterable[str], value: bool = True) -> Market:
+        """Return a market in which these learnwares are marked as verified.
+
+        A specification cannot say of itself that it is verified, and an updated one has lost the
+        mark. `jaxspec.verify` and `jaxspec.audit` find out which deserve it.
+
+        Args:
+            ids: of learnwares in the market.
+            value: False takes the mark away.
+
+        Raises:
+            TypeError: a single string instead of a sequence of ids, or a value that is not a bool.
+            KeyError: an id that is not in the market.
+        """
+        if isinstance(ids, str) or not isinstance(ids, Iterable):
+            raise TypeError(f"ids: expected a sequence of ids such as ['id'], got {ids!r:.80}")
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"value: expected True or False, got {value!r:.80}")
+        entries, marked = self._shared.ledger.entries, set(self._marked)
+        for learnware in ids:
+            slot = self._slot(learnware)
+            (marked.discard if entries[slot].verified == value else marked.add)(slot)
+        market = self._version(self._shared, self._length, self._removed, frozenset(marked))
+        market._calibration, market._alive = self._calibration, self._alive
+        return market
 
     def _with(self, specs: dict[str, Specification], removed: frozenset[int]) -> Market:
         """Return a market with more learnwares, in the same arrays if they have room."""
         if not specs:
-            return self._version(self._shared, self._length, removed)
+            return self._version(self._shared, self._length, removed, self._marked)
         shared, wanted = self._shared, layout_for(specs, self.space)
         with shared.lock:
             fits = len(shared.ledger) == self._length and shared.has_room(len(specs))
@@ -484,7 +544,7 @@ class Market(Mapping[str, Specification], Persistent):
             if fits:
                 shared.append(specs)
         if fits:
-            return self._version(shared, self._length + len(specs), removed)
+            return self._version(shared, self._length + len(specs), removed, self._marked)
         # Full, too small, or another version has already grown from this one: copy once.
         kept = np.array([s for s in self.slots.tolist() if s not in removed], int)
         if len(kept) == 0:
@@ -493,7 +553,8 @@ class Market(Mapping[str, Specification], Persistent):
             kept, layout=shared.layout.joined(wanted), mesh=self.mesh, spare=len(specs)
         )
         copied.append(specs)
-        return self._version(copied, len(kept) + len(specs))
+        marked = self._marked_of(kept)
+        return self._version(copied, len(kept) + len(specs), frozenset(), marked)
 
     # Where and how it is held
 
@@ -531,7 +592,13 @@ class Market(Mapping[str, Specification], Persistent):
     ) -> Market:
         kept = self.slots if slots is None else slots
         shared = self._shared.copy(kept, precision=precision, mesh=mesh)
-        return self._version(shared, len(kept))
+        return self._version(shared, len(kept), frozenset(), self._marked_of(kept))
+
+    def _marked_of(self, kept: Int[np.ndarray, " n"]) -> frozenset[int]:
+        """Return the slots that are marked in a copy of these slots."""
+        if not self._marked:
+            return frozenset()
+        return frozenset(i for i, slot in enumerate(kept.tolist()) if slot in self._marked)
 
 
 def _as_limits(limits: Any) -> Limits:

@@ -91,4 +91,5 @@ def calibrate_rows(
         rows["probe_chances"].astype(np.float32) / CHANCE_STEPS,
         rows["class_ids"] >= 0,
         np.arange(SAMPLE) < count,
+        rows["has_probe"],
     )

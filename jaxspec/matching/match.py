@@ -34,6 +34,7 @@ def match(
     reuse: str | None = ...,
     label_spaces: str = ...,
     among: ArrayLike | None = ...,
+    verified: bool = ...,
     recall: float = ...,
     progress: Callable[[int, int], None] | None = ...,
     resume: str | os.PathLike[str] | None = ...,
@@ -50,6 +51,7 @@ def match(
     reuse: str | None = ...,
     label_spaces: str = ...,
     among: ArrayLike | None = ...,
+    verified: bool = ...,
     recall: float = ...,
     progress: Callable[[int, int], None] | None = ...,
     resume: str | os.PathLike[str] | None = ...,
@@ -65,6 +67,7 @@ def match(
     reuse: str | None = None,
     label_spaces: str = "auto",
     among: ArrayLike | None = None,
+    verified: bool = False,
     recall: float = 0.99,
     progress: Callable[[int, int], None] | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -85,6 +88,8 @@ def match(
             name, "heterogeneous" with every class; "auto" is homogeneous if one learnware has more
             than half of the user's class names.
         among: (M,) bool, the learnwares to choose from, in the market's order; None for all.
+        verified: choose only from learnwares whose models were run and gave the answers that they
+            publish, see `Market.mark_verified`.
         recall: for an index, the share of users for whom all of the exact best k are to be found.
         progress: called with (learnwares done, learnwares) while a folder is streamed.
         resume: for a folder, a file that keeps the state of an interrupted stream.
@@ -105,12 +110,16 @@ def match(
         reuse=reuse,
         label_spaces=label_spaces,
         among=among,
+        verified=verified,
         recall=recall,
         progress=progress,
         resume=resume,
     )
     if query.among is not None and not query.among.any():
-        note = "No learnware is left to choose from: `among` leaves out all of them."
+        which = "`verified=True` and `among` leave" if verified else "`among` leaves"
+        if verified and among is None:
+            which = "none is verified, and `verified=True` leaves"
+        note = f"No learnware is left to choose from: {which} out all of them."
         found = [query.empty_match(i, catalogue.ledger, note) for i in range(len(query.users))]
     else:
         found = answer(where, query)

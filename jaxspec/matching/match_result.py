@@ -10,7 +10,7 @@ import numpy as np
 from jaxspec.base import as_size
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 __all__ = ["Match"]
 
@@ -34,6 +34,8 @@ class Match:
         reuse: "direct" or "fine-tune", what the score is meant for.
         label_spaces: "homogeneous" if classes were compared by name, else "heterogeneous".
         notes: what was decided for the user, and what the user should know, in sentences.
+        verified: (M,) bool, whether the learnware's model was run and gave the published answers;
+            None stands for nobody.
     """
 
     ids: tuple[str, ...]
@@ -47,6 +49,11 @@ class Match:
     reuse: str
     label_spaces: str
     notes: tuple[str, ...] = ()
+    verified: Bool[np.ndarray, " M"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.verified is None:
+            object.__setattr__(self, "verified", np.zeros(len(self.ids), bool))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -106,11 +113,13 @@ class Match:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as dictionaries, lists, strings and numbers, best learnware first."""
+        verified = np.asarray(self.verified)
         learnwares = [
             {
                 "id": self.ids[i],
                 "score": _number(self.scores[i]),
                 "squared_mmd": _number(self.squared_mmd[i]),
+                "verified": bool(verified[i]),
                 "classes": [
                     {"user": user, "learnware": own, "similarity": _number(similarity)}
                     for user, own, similarity in self.explain(self.ids[i])
@@ -136,7 +145,8 @@ class Match:
 
     def __str__(self) -> str:
         """Return a table of the best learnwares and the notes."""
-        header = ("rank", "learnware", "score", "squared MMD", "classes")
+        verified = np.asarray(self.verified)
+        header = ("rank", "learnware", "score", "squared MMD", "classes", "verified")
         rows = [header]
         for rank, i in enumerate(self.order()[:PRINTED], start=1):
             stands = int((self.class_map[i] >= 0).sum())
@@ -147,13 +157,14 @@ class Match:
                     f"{self.scores[i]:.3f}",
                     f"{self.squared_mmd[i]:.4f}",
                     f"{stands} of {len(self.class_names)}",
+                    "yes" if verified[i] else "no",
                 )
             )
         widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
         lines = []
         for row in rows:
             cells = [
-                cell.ljust(width) if i in (1, 4) else cell.rjust(width)
+                cell.ljust(width) if i in (1, 4, 5) else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             lines.append("  ".join(cells).rstrip())

@@ -18,7 +18,7 @@ from jaxspec.matching.query import Query
 from jaxspec.specify import Space
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 __all__ = ["Catalogue", "answer", "catalogue_of"]
 
@@ -39,6 +39,15 @@ class Catalogue(Protocol):
     @property
     def origin(self) -> Float[np.ndarray, " d"]:
         """What is subtracted from all points."""
+        ...
+
+    @property
+    def verified(self) -> Bool[np.ndarray, " M"]:
+        """Which learnwares are marked as verified, in the order of `among`."""
+        ...
+
+    def is_verified(self, slot: int) -> bool:
+        """Tell whether the learnware in a slot is marked as verified."""
         ...
 
     def most_shared_names(self, names: Sequence[str]) -> int:

@@ -77,6 +77,7 @@ class Query:
         notes: what each user should know.
         k: how many learnwares are wanted, best first; None for all in the market's order.
         among: mask over the market's learnwares, or None for all.
+        is_verified: tells of a slot whether its learnware is marked as verified.
         recall: share of users for whom an index has to find all of the best k.
         progress: called with (learnwares done, learnwares), or None.
         resume: file for the state of an interrupted stream, or None.
@@ -89,6 +90,7 @@ class Query:
     notes: tuple[tuple[str, ...], ...]
     k: int | None
     among: Bool[np.ndarray, " M"] | None
+    is_verified: Callable[[int], bool]
     recall: float
     progress: Callable[[int, int], None] | None
     resume: str | os.PathLike[str] | None
@@ -149,6 +151,7 @@ class Query:
             class_map=class_map[:, :classes],
             class_names=user.class_names,
             learnware_class_names=tuple([ledger.entries[slot].class_names for slot in chosen]),
+            verified=np.array([self.is_verified(slot) for slot in chosen], bool),
             method=self.scores[place].name,
             reuse=self.reuses[place],
             label_spaces="homogeneous" if by_name else "heterogeneous",
@@ -181,6 +184,7 @@ def prepare_query(
     reuse: str | None = None,
     label_spaces: str = "auto",
     among: Any = None,
+    verified: bool = False,
     recall: float = 0.99,
     progress: Callable[[int, int], None] | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -199,6 +203,10 @@ def prepare_query(
     score = None if method is None else as_score("method", method)
     size = None if k is None else as_size("k", k)
     mask = None if among is None else _mask("among", among, len(catalogue))
+    if not isinstance(verified, bool | np.bool_):
+        raise TypeError(f"verified: expected True or False, got {verified!r:.80}")
+    if verified:
+        mask = catalogue.verified if mask is None else mask & catalogue.verified
     share = _recall(recall)
     users = as_users(catalogue, user)
     if len(catalogue) == 0:
@@ -233,6 +241,7 @@ def prepare_query(
         tuple(notes),
         size,
         mask,
+        catalogue.is_verified,
         share,
         progress,
         resume,

@@ -304,8 +304,10 @@ def gather(
         reliability=reliability[None, :],
         mean_closeness=_mean_closeness(kernel, users, calibration)[None, :],
         by_name=users.by_name[None, :],
+        classes=users.class_mask.sum(axis=1)[None, :],
         slope=calibration.slope,
         following=following(calibration),
+        probed=calibration.probed,
     )
 
 

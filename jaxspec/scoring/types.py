@@ -130,8 +130,8 @@ class Evidence:
             -1 counts for a class that the learnware does not have.
         shared_similarity: the same over the classes that both have, zero where there is none.
         share: of the user's examples, the part whose class the learnware has.
-        label_probability: mean probability that the probe proxy gives the user's labels; zero
-            without a probe proxy.
+        label_probability: mean probability that the probe proxy gives the user's labels; without
+            a probe proxy that of the linear one, or zero.
         agreement: of the probe proxies with the user's peer, in nats. The peer itself gets the
             best of the others. Zero without a probe proxy.
         explained_by_outputs: how much of the labels the proxy's outputs explain, at most one.
@@ -142,8 +142,10 @@ class Evidence:
         reliability: how far the user's peer can be believed, from zero to one.
         mean_closeness: the user's mean closeness with a sample of the market.
         by_name: whether the user's classes are compared by name.
+        classes: how many classes the user has.
         slope: what the market says of closeness: nats of agreement per unit.
         following: how far the market's models follow the public features, from zero to one.
+        probed: whether learnwares of the market publish probe proxies at all.
     """
 
     squared_mmd: Float[Array, "rows Q"]
@@ -160,5 +162,7 @@ class Evidence:
     reliability: Float[Array, "1 Q"]
     mean_closeness: Float[Array, "1 Q"]
     by_name: Bool[Array, "1 Q"]
+    classes: Int[Array, "1 Q"]
     slope: Float[Array, ""]
     following: Float[Array, ""]
+    probed: Bool[Array, ""]

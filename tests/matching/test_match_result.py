@@ -95,8 +95,9 @@ def test_an_answer_explains_the_market_that_was_asked(market):
 def test_the_table_shows_the_best_ten_and_the_notes():
     lines = str(made_match(tuple(np.linspace(0, 1, 12)))).splitlines()
     assert lines[0].startswith("Match(12 learnwares, best 'm11', method 'likelihood'")
-    assert lines[1].split() == ["rank", "learnware", "score", "squared", "MMD", "classes"]
-    assert lines[2].split() == ["1", "m11", "1.000", "0.3000", "1", "of", "2"]
+    header = ["rank", "learnware", "score", "squared", "MMD", "classes", "verified"]
+    assert lines[1].split() == header
+    assert lines[2].split() == ["1", "m11", "1.000", "0.3000", "1", "of", "2", "no"]
     assert [line.split()[1] for line in lines[2:12]] == [f"m{i}" for i in range(11, 1, -1)]
     assert lines[12:] == ["... and 2 more", "- The first note.", "- The second note."]
     assert max(len(line) for line in lines) <= 100
