@@ -33,7 +33,7 @@ def match(
     method: str | Score | None = ...,
     reuse: str | None = ...,
     label_spaces: str = ...,
-    among: ArrayLike | None = ...,
+    among: ArrayLike | str | None = ...,
     recall: float = ...,
     progress: Callable[[int, int], None] | None = ...,
     resume: str | os.PathLike[str] | None = ...,
@@ -49,7 +49,7 @@ def match(
     method: str | Score | None = ...,
     reuse: str | None = ...,
     label_spaces: str = ...,
-    among: ArrayLike | None = ...,
+    among: ArrayLike | str | None = ...,
     recall: float = ...,
     progress: Callable[[int, int], None] | None = ...,
     resume: str | os.PathLike[str] | None = ...,
@@ -64,7 +64,7 @@ def match(
     method: str | Score | None = None,
     reuse: str | None = None,
     label_spaces: str = "auto",
-    among: ArrayLike | None = None,
+    among: ArrayLike | str | None = None,
     recall: float = 0.99,
     progress: Callable[[int, int], None] | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -84,7 +84,8 @@ def match(
         label_spaces: "homogeneous" compares a user's class with the learnware's class of the same
             name, "heterogeneous" with every class; "auto" is homogeneous if one learnware has more
             than half of the user's class names.
-        among: (M,) bool, the learnwares to choose from, in the market's order; None for all.
+        among: (M,) bool, the learnwares to choose from, in the market's order, or a filter by
+            metadata such as "licence = MIT" (see `AboutColumns.where`); None for all.
         recall: for an index, the share of users for whom all of the exact best k are to be found.
         progress: called with (learnwares done, learnwares) while a folder is streamed.
         resume: for a folder, a file that keeps the state of an interrupted stream.

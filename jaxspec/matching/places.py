@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from jaxspec.market import Ledger
+from jaxspec.market import AboutColumns, Ledger
 from jaxspec.matching.match_result import Match
 from jaxspec.matching.query import Query
 from jaxspec.specify import Space
@@ -39,6 +39,11 @@ class Catalogue(Protocol):
     @property
     def origin(self) -> Float[np.ndarray, " d"]:
         """What is subtracted from all points."""
+        ...
+
+    @property
+    def about(self) -> AboutColumns:
+        """Metadata of its learnwares, to choose by."""
         ...
 
     def most_shared_names(self, names: Sequence[str]) -> int:

@@ -7,7 +7,6 @@ decision is noted in a sentence that the answer carries.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,9 +17,10 @@ import numpy as np
 
 from jaxspec.base import as_size, bucket, to_numpy
 from jaxspec.market import Ledger
+from jaxspec.matching.decisions import chosen_score, compare_by_name, unknown_names
 from jaxspec.matching.match_result import Match
 from jaxspec.matching.users import as_users, stack_users
-from jaxspec.scoring import METHODS, Score, UserArrays, as_score, needs_labels
+from jaxspec.scoring import Score, UserArrays, as_score
 from jaxspec.specify import UserSpecification
 
 if TYPE_CHECKING:
@@ -34,14 +34,13 @@ __all__ = [
     "ClassNameWarning",
     "Group",
     "Query",
+    "check_choices",
+    "chosen_among",
     "prepare_query",
 ]
 
 LABEL_SPACES = ("auto", "homogeneous", "heterogeneous")
 REUSES = ("direct", "fine-tune")
-# Above this part of a user's classes in one learnware, `auto` compares classes by name: a few
-# unknown names are more likely other words for known classes than another question.
-KNOWN_PART = 0.5
 
 
 class ClassNameWarning(UserWarning):
@@ -190,27 +189,25 @@ def prepare_query(
     Raises:
         TypeError, ValueError: as `match`; the message names the argument.
     """
-    for name, value, allowed in (
-        ("reuse", reuse, (None, *REUSES)),
-        ("label_spaces", label_spaces, LABEL_SPACES),
-    ):
-        if not isinstance(value, str | None) or value not in allowed:
-            raise ValueError(f"{name}: expected one of {allowed}, got {value!r:.80}")
+    check_choices(reuse, label_spaces)
     score = None if method is None else as_score("method", method)
     size = None if k is None else as_size("k", k)
-    mask = None if among is None else _mask("among", among, len(catalogue))
+    mask = chosen_among(catalogue, among)
     share = _recall(recall)
     users = as_users(catalogue, user)
     if len(catalogue) == 0:
         raise ValueError("where: expected at least one learnware, got an empty market")
-    spaces = [_compare_by_name(catalogue, one, label_spaces) for one in users]
+    spaces = [compare_by_name(catalogue, one.class_names, label_spaces) for one in users]
     by_name = np.array([known for known, _ in spaces])
     scores, reuses, notes = [], [], []
     for one, (known, space_note) in zip(users, spaces, strict=True):
-        chosen, own_reuse, reuse_note = _chosen_score(one, known, score, reuse)
+        shares = one.labels is not None
+        chosen, own_reuse, reuse_note = chosen_score(shares, known, score, reuse)
         scores.append(chosen)
         reuses.append(own_reuse)
-        name_notes = _unknown_names(catalogue.ledger, one, known)
+        name_notes = unknown_names(catalogue.ledger, one.class_names, known)
+        for note in name_notes:
+            warnings.warn(note, ClassNameWarning, stacklevel=3)
         notes.append((space_note, reuse_note, *name_notes))
     return Query(
         tuple(users),
@@ -224,6 +221,33 @@ def prepare_query(
         progress,
         resume,
     )
+
+
+def check_choices(reuse: Any, label_spaces: Any) -> None:
+    """Raise unless reuse and label spaces are among those that there are.
+
+    Raises:
+        ValueError: they are not; the message names the argument.
+    """
+    for name, value, allowed in (
+        ("reuse", reuse, (None, *REUSES)),
+        ("label_spaces", label_spaces, LABEL_SPACES),
+    ):
+        if not isinstance(value, str | None) or value not in allowed:
+            raise ValueError(f"{name}: expected one of {allowed}, got {value!r:.80}")
+
+
+def chosen_among(catalogue: Catalogue, among: Any) -> Bool[np.ndarray, " M"] | None:
+    """Return `among` as a mask: it is one already, or a filter by metadata, or None for all.
+
+    Raises:
+        TypeError, ValueError: neither; the message names `among`.
+    """
+    if among is None:
+        return None
+    if isinstance(among, str):
+        return catalogue.about.where(among, name="among")
+    return _mask("among", among, len(catalogue))
 
 
 def _mask(name: str, value: Any, count: int) -> Bool[np.ndarray, " M"]:
@@ -243,87 +267,3 @@ def _recall(value: Any) -> float:
     if not 0 < value <= 1:
         raise ValueError(f"recall: expected a share above 0 and at most 1, got {value!r}")
     return float(value)
-
-
-def _compare_by_name(
-    catalogue: Catalogue, user: UserSpecification, label_spaces: str
-) -> tuple[bool, str]:
-    """Return whether classes are compared by name, and a sentence that says why."""
-    if label_spaces != "auto":
-        return label_spaces == "homogeneous", f"Label spaces are {label_spaces}, as asked for."
-    shared, count = catalogue.most_shared_names(user.class_names), len(user.class_names)
-    if shared > KNOWN_PART * count:
-        which = "all" if shared == count else f"{shared}"
-        return True, (
-            f"Classes are compared by name (homogeneous label spaces), since one learnware has "
-            f"{which} of your {count} classes."
-        )
-    which = "none" if shared == 0 else f"at most {shared}"
-    return False, (
-        f"Classes are compared by their class vectors (heterogeneous label spaces), since a "
-        f"learnware has {which} of your {count} class names."
-    )
-
-
-def _chosen_score(
-    user: UserSpecification, by_name: bool, score: Score | None, reuse: str | None
-) -> tuple[Score, str, str]:
-    """Return the score for a user, the reuse, and a sentence that says why."""
-    if reuse is not None:
-        why = "as asked for"
-    elif by_name:
-        why = "since a learnware's classes are yours"
-    else:
-        why = "since your classes are not a learnware's"
-    kind = reuse or ("direct" if by_name else "fine-tune")
-    meant = "direct use" if kind == "direct" else "fine-tuning"
-    if score is not None:
-        if needs_labels(score) and user.labels is None:
-            raise ValueError(
-                f"method: {score.name!r} needs the labels of the user's points, and this user does "
-                "not share them; 'classwise' and 'rkme' do without"
-            )
-        return score, kind, f"The reuse is {meant}, {why}; the score {score.name!r} was asked for."
-    if user.labels is None:
-        return (
-            METHODS["classwise"],
-            kind,
-            f"The reuse is {meant}, {why}; the score is 'classwise', since labels are not shared.",
-        )
-    name = "likelihood" if kind == "direct" else "transfer"
-    return METHODS[name], kind, f"The reuse is {meant}, {why}; the score for it is {name!r}."
-
-
-def _unknown_names(ledger: Ledger, user: UserSpecification, by_name: bool) -> tuple[str, ...]:
-    """Return a sentence per class of the user that the market does not know but has a like of.
-
-    Where classes are compared by name, every unknown class is named. Where not, only classes whose
-    names differ from a known one in letter case or spaces: these are probably the same class.
-    """
-    unknown = [name for name in user.class_names if name not in ledger.names]
-    if not unknown:
-        return ()
-    folded: dict[str, list[str]] = {}
-    for known in ledger.names:
-        folded.setdefault(_folded(known), []).append(known)
-    sentences = []
-    for name in unknown:
-        same = folded.get(_folded(name), [])
-        if not same and not by_name:
-            continue
-        if same:
-            text = f"No learnware has a class {name!r}, but there is {same[0]!r}, which differs "
-            text += "only in letter case, spaces or marks."
-        else:
-            near = difflib.get_close_matches(name, ledger.names, n=3, cutoff=0.5)
-            text = f"No learnware has a class {name!r}: "
-            text += f"the nearest names are {near}." if near else "no name is near it."
-            text += " It counts for no learnware."
-        warnings.warn(text, ClassNameWarning, stacklevel=4)
-        sentences.append(text)
-    return tuple(sentences)
-
-
-def _folded(name: str) -> str:
-    """Return a name without letter case, spaces, hyphens and underscores."""
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
