@@ -79,6 +79,8 @@ class Query:
         recall: share of users for whom an index has to find all of the best k.
         progress: called with (learnwares done, learnwares), or None.
         resume: file for the state of an interrupted stream, or None.
+        with_classes: whether the answer is to say how classes stand for the users'.
+        prepared: the groups, if they are made already.
     """
 
     users: tuple[UserSpecification, ...]
@@ -91,9 +93,14 @@ class Query:
     recall: float
     progress: Callable[[int, int], None] | None
     resume: str | os.PathLike[str] | None
+    with_classes: bool = True
+    prepared: tuple[Group, ...] | None = None
 
     def groups(self) -> Iterator[Group]:
         """Yield the groups of users that can be scored together."""
+        if self.prepared is not None:
+            yield from self.prepared
+            return
         keys = list(zip(self.scores, map(bool, self.arrays.by_name), strict=True))
         for score, by_name in dict.fromkeys(keys):
             places = tuple(i for i, key in enumerate(keys) if key == (score, by_name))
