@@ -6,8 +6,10 @@ Label Spaces" (ICML 2023). A market publishes a `Space`; owners of models call `
 """
 
 from jaxspec import evaluation, reuse, stream
-from jaxspec.base import FileError, cache_compilations
-from jaxspec.files import MarketFolder, from_learnware, to_learnware
+from jaxspec.applications.answer_files import read_answers
+from jaxspec.applications.batch import BatchReport, match_many
+from jaxspec.base import FileError, Pace, cache_compilations
+from jaxspec.files import MarketFolder, from_learnware, save_users, to_learnware
 from jaxspec.index import Index
 from jaxspec.kernels import (
     Gaussian,
@@ -20,7 +22,7 @@ from jaxspec.kernels import (
     squared_mmd,
 )
 from jaxspec.market import Market
-from jaxspec.matching import ClassNameWarning, Match, match, user_arrays
+from jaxspec.matching import BatchAnswers, ClassNameWarning, Match, match, user_arrays
 from jaxspec.scoring import Classwise, Likelihood, Rkme, Transfer, score_arrays
 from jaxspec.specify import (
     Proxy,
@@ -41,6 +43,8 @@ from jaxspec.specify import (
 __version__ = "0.2.0"
 
 __all__ = [
+    "BatchAnswers",
+    "BatchReport",
     "ClassNameWarning",
     "Classwise",
     "FileError",
@@ -52,6 +56,7 @@ __all__ = [
     "Market",
     "MarketFolder",
     "Match",
+    "Pace",
     "Proxy",
     "ReducedSet",
     "Rkme",
@@ -67,11 +72,14 @@ __all__ = [
     "from_learnware",
     "gram",
     "match",
+    "match_many",
     "median_bandwidth",
     "mmd",
+    "read_answers",
     "reduce_set",
     "reduce_sets",
     "reuse",
+    "save_users",
     "score_arrays",
     "specify",
     "specify_many",
