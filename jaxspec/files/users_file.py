@@ -414,7 +414,7 @@ def _values_of(metadata: Any) -> tuple[dict[str, Any], int]:
     """Return the checked values and the checksum of a file's JSON text."""
     if not isinstance(metadata, dict) or not isinstance(metadata.get("jaxspec"), str):
         raise ValueError(_foreign("a safetensors file of something else"))
-    document = parse_json("metadata", metadata["jaxspec"], depth=2)
+    document = parse_json("metadata", metadata["jaxspec"], depth=3)
     names = {"checksum", "format", "format_version", "kind", "values"}
     require(isinstance(document, dict) and set(document) == names, "metadata: expected an object "
             f"with {sorted(names)}, got another")  # fmt: skip

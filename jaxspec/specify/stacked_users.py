@@ -183,11 +183,11 @@ def check_numbers_of_users(users: StackedUsers) -> StackedUsers:
         ("class_vectors", users.class_vectors, classes),
         ("class_bias", users.class_bias, classes),
     ):
-        largest = np.abs(values).reshape(len(values), -1).max(axis=1) if len(values) else values
-        wrong = ~(largest <= LARGEST)  # also NaN
+        wrong = ~(np.abs(values) <= LARGEST)  # also NaN
+        wrong = wrong.any(axis=1) if wrong.ndim == 2 else wrong
         note(owners[wrong], f"{name}: expected finite numbers of at most {LARGEST:.0e}, got others")
     total = np.bincount(rows, users.weights.astype(np.float64), len(users))
-    used = np.array([error is None for error in errors])
+    used = np.array([error is None for error in errors], bool)
     note(np.flatnonzero(used & ~(total > 0)), "weights: expected a sum above zero, got another")
     shared = users.shares_labels[rows]
     low, high = np.where(shared, 0, -1), np.where(shared, users.class_counts[rows], 0)
