@@ -44,7 +44,8 @@ def write_answers(path: Path, answers: BatchAnswers) -> None:
     if path.suffix == ".parquet":
         _pyarrow().parquet.write_table(_table(answers), data)
     else:
-        np.savez(data, **_arrays(answers))
+        arrays: dict[str, Any] = _arrays(answers)
+        np.savez(data, **arrays)
     write_atomically(path, data.getvalue())
 
 

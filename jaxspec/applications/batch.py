@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -167,7 +167,11 @@ def match_many(
     with only_job(target):
         journal = Journal(target, _belongs_to(asked, where), resume=resume)
         resumed = job.skip(journal)
-        with Behind(lambda part: journal.add(*part)) as written:
+
+        def write(part: tuple[BatchAnswers, str]) -> None:
+            journal.add(*part)
+
+        with Behind(write) as written:
             for part in job.parts():
                 written.put(part)
         journal.finish(asked.k)
@@ -219,7 +223,7 @@ class _Job:
         if self.progress is not None:
             self.progress(self.before + int(done), self.source.total)
 
-    def parts(self) -> Iterator[tuple[BatchAnswers, str]]:
+    def parts(self) -> Generator[tuple[BatchAnswers, str]]:
         """Yield answers in order, each with the digest of its users."""
         self._tell(0)
         last = time.monotonic()

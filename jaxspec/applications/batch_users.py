@@ -122,7 +122,7 @@ class _Files:
         if len(set(self._ids)) != len(self._ids):
             twice, times = collections.Counter(self._ids).most_common(1)[0]
             raise ValueError(f"users: expected different ids, got {twice!r} {times} times")
-        self.total = len(self._ids)
+        self.total: int | None = len(self._ids)
         self._at = self._run = 0
 
     def _add(self, path: Path, name: str) -> None:

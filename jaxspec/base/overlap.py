@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -27,7 +27,7 @@ class _Failure:
 _END = object()
 
 
-def ahead(items: Iterable[T], *, depth: int = 2) -> Iterator[T]:
+def ahead(items: Iterable[T], *, depth: int = 2) -> Generator[T]:
     """Yield the items of an iterable, which runs in a thread of its own.
 
     Closing the generator ends the thread, after the item that it is making.

@@ -19,7 +19,8 @@ from jaxspec.files.specification_files import (
     save_specification,
     save_user_specification,
 )
-from jaxspec.files.users_file import UsersFile, is_users_file, save_users
+from jaxspec.files.users_file import UsersFile, is_users_file
+from jaxspec.files.users_writer import save_users
 from jaxspec.market import Market
 from jaxspec.specify import Space, Specification, UserSpecification
 

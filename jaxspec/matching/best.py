@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Best:
 
         A score of somebody's own may be no number: those learnwares come last.
         """
-        first = self.scores.scores[:, : min(k, self.available)]
+        first = np.asarray(self.scores.scores)[:, : min(k, self.available)]
         counts: Int[np.ndarray, " Q"] = (first > -np.inf).sum(axis=1)
         return counts
 
@@ -64,7 +64,8 @@ def matches_of(query: Query, ledger: Ledger, found: Iterable[Best]) -> list[Matc
     assert query.k is not None
     matches: dict[int, Match] = {}
     for best in found:
-        counts, scores = best.counts(query.k), best.scores
+        counts = best.counts(query.k)
+        scores: Any = best.scores
         for row, place in enumerate(best.group.places):
             count = int(counts[row])
             matches[place] = query.match_of(

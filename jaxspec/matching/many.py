@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,7 +107,7 @@ def answer_many(
     chunks: Iterable[StackedUsers],
     *,
     progress: Callable[[float], None] | None = None,
-) -> Iterator[BatchAnswers]:
+) -> Generator[BatchAnswers]:
     """Yield the answers to each chunk of users, in order.
 
     Args:
@@ -132,7 +132,11 @@ def answer_many(
             if not unfinished or unfinished[-1] is not chunk:
                 unfinished.append(chunk)
             size = sum(len(group.places) for group in groups)
-            for wait in _started(asked, groups, lambda share, n=size: tell(n * share, add=False)):
+
+            def tell_share(share: float, size: int = size) -> None:
+                tell(size * share, add=False)
+
+            for wait in _started(asked, groups, tell_share):
                 waiting.append((chunk, wait))
             while len(waiting) >= IN_FLIGHT:
                 tell(_take(asked, names, *waiting.popleft()))
@@ -158,7 +162,7 @@ def _ids_of(catalogue: Catalogue) -> np.ndarray:
 
 def _prepared(
     asked: Asked, chunks: Iterable[StackedUsers]
-) -> Iterator[tuple[_Chunk, tuple[Group, ...]]]:
+) -> Generator[tuple[_Chunk, tuple[Group, ...]]]:
     """Yield groups of users with padded arrays, each with the chunk that it belongs to."""
     catalogue = asked.catalogue
     decided = Decisions(catalogue, asked.score, asked.reuse, asked.label_spaces)

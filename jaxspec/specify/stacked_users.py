@@ -152,10 +152,13 @@ def user_of(users: StackedUsers, which: int, space_name: str, space_digest: str)
     first = int(starts_of(users.class_counts)[which])
     classes = slice(first, first + int(users.class_counts[which]))
     labels = users.labels[rows]
+    parts: Any = (users.points[rows], users.weights[rows])
+    proxy: Any = (users.class_vectors[classes].T, users.class_bias[classes])
+    shared: Any = labels if labels[0] >= 0 else None
     user = UserSpecification(
-        ReducedSet(users.points[rows], users.weights[rows]),
-        Proxy(users.class_vectors[classes].T, users.class_bias[classes]),
-        labels if labels[0] >= 0 else None,
+        ReducedSet(*parts),
+        Proxy(*proxy),
+        shared,
         class_names=users.label_spaces[users.label_space[which]],
         space_name=space_name,
         space_digest=space_digest,

@@ -11,6 +11,7 @@ never loads all of it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def _(where: MarketFolder, query: Query) -> list[Callable[[], Best]]:
     with state.kept(), in_float32():
         found = _answered(where, query, groups, passes, state)
     state.remove()
-    return [lambda best=best: best for best in found]
+    return [functools.partial(lambda best: best, best) for best in found]
 
 
 def _answered(

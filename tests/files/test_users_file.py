@@ -9,7 +9,7 @@ import pytest
 from drawn_markets import D, drawn_user, space_of
 
 import jaxspec as js
-from jaxspec.files import UsersFile, is_users_file, users_file
+from jaxspec.files import UsersFile, is_users_file, users_file, users_layout
 from jaxspec.specify import user_of
 
 NAMES = ["abc", "ab", "xyz", "bcdefa"]
@@ -26,7 +26,7 @@ def made_users(count):
 @pytest.fixture(scope="module", autouse=True)
 def small_blocks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(users_file, "BLOCK_USERS", 8)
+        patch.setattr(users_layout, "BLOCK_USERS", 8)
         yield
 
 
@@ -115,7 +115,7 @@ def test_a_damaged_number_spoils_its_block_and_a_damaged_table_the_file(saved, t
     part = UsersFile(broken).read(0, 30)
     assert all("checksum" in error for error in part.errors[:8])
     assert not any(part.errors[8:])
-    for name in users_file.TABLES:
+    for name in users_layout.TABLES:
         changed = bytearray(path.read_bytes())
         changed[begin + header[name]["data_offsets"][0]] ^= 1
         broken.write_bytes(changed)
