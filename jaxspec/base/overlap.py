@@ -80,9 +80,8 @@ def ahead(items: Iterable[T], *, depth: int = 2) -> Generator[T]:
 class Behind(Generic[T]):
     """Calls a function with items, in a thread and in the order in which they are put.
 
-    Used in a `with` block. At its end all items are done; if the block is left by an exception,
-    items that have not begun are dropped. An error of the function is raised by the next `put` or
-    at the end, and drops what follows.
+    Used in a `with` block. At its end all items are done, also where an exception ends the block.
+    An error of the function is raised by the next `put` or at the end, and drops what follows.
     """
 
     def __init__(self, function: Callable[[T], object], *, depth: int = 2) -> None:
@@ -131,8 +130,6 @@ class Behind(Generic[T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            self._dropped.set()
         self._waiting.put(_END)
         self._thread.join()
         if error is None:

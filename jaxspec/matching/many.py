@@ -249,7 +249,8 @@ def _take(asked: Asked, names: np.ndarray, chunk: _Chunk, wait: Callable[[], Bes
     answers = chunk.answers
     own = slice(0, len(places))
     answers.counts[places] = counts
-    answers.ids[places, :k] = np.where(used, names[best.slots[own, :k]], None)
+    slots = np.where(used, best.slots[own, :k], 0)  # beyond the learnwares there are spare rows
+    answers.ids[places, :k] = np.where(used, names[slots], None)
     for name in ("scores", "squared_mmd"):
         values = getattr(best.scores, name)[own, :k]
         getattr(answers, name)[places, :k] = np.where(used, values, np.nan)
