@@ -86,7 +86,8 @@ def match(
             name, "heterogeneous" with every class; "auto" is homogeneous if one learnware has more
             than half of the user's class names.
         among: (M,) bool, the learnwares to choose from, in the market's order, or a filter by
-            metadata such as "licence = MIT" (see `AboutColumns.where`); None for all.
+            metadata such as "licence = MIT" (see `AboutColumns.where`); None for all. Others take
+            no part, also not as a user's peer; the market's calibration stays.
         recall: for an index, the share of users for whom all of the exact best k are to be found.
         progress: called with (learnwares done, learnwares) while a folder is streamed.
         resume: for a folder, a file that keeps the state of an interrupted stream.
@@ -187,8 +188,9 @@ def best_of_market(market: Market, query: Query) -> list[Callable[[], Best]]:
 
 def _all_of_market(market: Market, query: Query) -> list[Match]:
     slots, arrays, matches = market.slots, market.arrays, {}
-    if query.among is not None:
+    if query.among is not None:  # as for the best k: a user's peer is one of those chosen from
         slots = slots[query.among]
+        arrays = market.with_alive(slots)
     rows: Any = market.shared.rows_of(slots)
     if (np.diff(rows) == 1).all():
         rows = slice(rows[0], rows[-1] + 1)  # a view; picking rows one by one copies everything
