@@ -6,11 +6,14 @@ them imports jax, which takes about a second: the command `jaxspec` answers `--h
 
 from jaxspec import evaluation, reuse, stream
 from jaxspec.admission import Admission, Audit, Policy, Verification, admit, audit, verify
-from jaxspec.base import FileError, cache_compilations
+from jaxspec.applications.answer_files import read_answers
+from jaxspec.applications.batch import BatchReport, match_many
+from jaxspec.base import FileError, Pace, cache_compilations
 from jaxspec.files import (
     MarketFolder,
     from_learnware,
     from_learnware_folder,
+    save_users,
     sign_file,
     signer_of,
     to_learnware,
@@ -27,7 +30,7 @@ from jaxspec.kernels import (
     squared_mmd,
 )
 from jaxspec.market import Market
-from jaxspec.matching import ClassNameWarning, Match, match, user_arrays
+from jaxspec.matching import BatchAnswers, ClassNameWarning, Match, match, user_arrays
 from jaxspec.scoring import Classwise, Likelihood, Rkme, Transfer, score_arrays
 from jaxspec.specify import (
     Limits,
@@ -50,6 +53,8 @@ from jaxspec.specify import (
 __all__ = [
     "Admission",
     "Audit",
+    "BatchAnswers",
+    "BatchReport",
     "ClassNameWarning",
     "Classwise",
     "FileError",
@@ -63,6 +68,7 @@ __all__ = [
     "Market",
     "MarketFolder",
     "Match",
+    "Pace",
     "Policy",
     "Proxy",
     "ReducedSet",
@@ -83,11 +89,14 @@ __all__ = [
     "from_learnware_folder",
     "gram",
     "match",
+    "match_many",
     "median_bandwidth",
     "mmd",
+    "read_answers",
     "reduce_set",
     "reduce_sets",
     "reuse",
+    "save_users",
     "score_arrays",
     "sign_file",
     "signer_of",

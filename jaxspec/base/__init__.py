@@ -3,8 +3,8 @@
 `checks` holds the checks of arguments at the public edge, with `foreign_arrays` for arrays of
 other libraries; `pytrees` registers dataclasses; `padding`, `platform`, `largest` and
 `low_precision` serve compiled functions; `held_arrays` serves arrays that grow in place;
-`persistence`, `atomic_files` and `file_locks` serve whatever is saved. Nothing here knows of
-kernels, specifications or markets.
+`persistence`, `atomic_files` and `file_locks` serve whatever is saved; `overlap` and `pace` serve
+long jobs. Nothing here knows of kernels, specifications or markets.
 """
 
 from jaxspec.base.atomic_files import (
@@ -42,6 +42,8 @@ from jaxspec.base.low_precision import (
     stored_gram,
     stored_product,
 )
+from jaxspec.base.overlap import Behind, ahead
+from jaxspec.base.pace import Pace
 from jaxspec.base.padding import bucket, pad_to
 from jaxspec.base.persistence import Persistent, register_format
 from jaxspec.base.platform import device_kind, on_processor
@@ -49,12 +51,15 @@ from jaxspec.base.pytrees import register
 
 __all__ = [
     "PARTS",
+    "Behind",
     "FileError",
     "Holder",
     "FileLock",
     "LocksUnsupportedError",
+    "Pace",
     "PathLike",
     "Persistent",
+    "ahead",
     "as_class_labels",
     "as_features",
     "as_key",

@@ -40,6 +40,7 @@ __all__ = [
     "load_space",
     "load_specification",
     "load_user_specification",
+    "read_user_arrays",
     "save_space",
     "save_specification",
     "save_user_specification",
@@ -256,6 +257,26 @@ def load_user_specification(
             labels=None if labels is None else jnp.asarray(labels.astype(np.int32)),
             **values,
         )
+
+
+def read_user_arrays(path: Path) -> UserSpecification:
+    """Read a file as `load_user_specification` does, with numpy arrays in place of `jax.Array`.
+
+    For many users that are put together on the host.
+
+    Raises:
+        FileError: as `load_specification`.
+    """
+    with reading(path):
+        values, arrays = read_file(USER_SPECIFICATION, path)
+        user: Any = UserSpecification(
+            ReducedSet(arrays["reduced_set.points"], arrays["reduced_set.weights"]),  # type: ignore[arg-type]
+            Proxy(arrays["proxy.weights"], arrays["proxy.bias"]),  # type: ignore[arg-type]
+            labels=arrays.get("labels"),  # type: ignore[arg-type]
+            **values,
+        )
+        found: UserSpecification = user
+        return found
 
 
 def save_space(space: Space, path: Path) -> None:

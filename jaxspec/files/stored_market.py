@@ -98,6 +98,10 @@ class StoredMarket:
         """Tell whether the learnware in a slot is marked as verified."""
         return self.ledger.entries[slot].verified
 
+    def without_proxy(self) -> tuple[str, ...]:
+        """Return the ids of learnwares of which only the reduced set is known."""
+        return tuple(self.ledger.ids[slot] for slot in self.ledger.label_spaces.get((), ()))
+
     @property
     def probed(self) -> bool:
         """Whether learnwares have probe proxies."""

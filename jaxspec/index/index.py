@@ -25,17 +25,26 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from jaxspec.base import bucket
 from jaxspec.index.codes import Codes
 from jaxspec.index.filter import TOP, FittedFilter, fit_filter
 from jaxspec.index.packing import pack_index, unpack_codes, unpack_filters
-from jaxspec.index.search import NEIGHBOURS, search
+from jaxspec.index.search import NEIGHBOURS, start_search
 from jaxspec.market import Market, MarketExtension, PackedExtension
-from jaxspec.matching import Catalogue, Match, Query, answer, catalogue_of
-from jaxspec.scoring import METHODS, Score, as_score, best_scores, needs_peers
+from jaxspec.matching import (
+    Best,
+    Catalogue,
+    Group,
+    Match,
+    Query,
+    answer,
+    catalogue_of,
+    matches_of,
+    start_best,
+)
+from jaxspec.scoring import METHODS, Score, as_score, needs_peers, start_best_scores
 from jaxspec.specify import Specification
 
 if TYPE_CHECKING:
@@ -236,24 +245,30 @@ class Index(MarketExtension):
             fitted = filters[key] = fit_filter(self.market, self._codes, score, by_name=by_name)
         return fitted
 
-    def _best(self, query: Query) -> list[Match]:
-        """Answer a query for the best k."""
+    def _start(self, query: Query) -> list[Callable[[], Best]]:
+        """Start the searches of a query; see `start_best`."""
         assert query.k is not None
         market, codes = self.market, self._codes
         slots, arrays = market.slots, market.arrays
         if query.among is not None:
             slots = slots[query.among]
             arrays = market.with_alive(slots)
-        padded = min(bucket(query.k, minimum=16), codes.rows)
-        matches: dict[int, Match] = {}
-        for group in query.groups():
-            depth, fitted = self._depth(group.score, group.by_name, query.k, query.recall, slots)
+        k, available = query.k, len(slots)
+        padded = min(bucket(k, minimum=16), codes.rows)
+
+        def started(group: Group) -> Callable[[], Best]:
+            depth, fitted = self._depth(group.score, group.by_name, k, query.recall, slots)
             if depth is None or fitted is None:
-                found, scores = best_scores(
-                    arrays, group.users, score=group.score, k=padded, mesh=market.mesh
+                wait = start_best_scores(
+                    arrays,
+                    group.users,
+                    score=group.score,
+                    k=padded,
+                    mesh=market.mesh,
+                    with_classes=query.with_classes,
                 )
             else:
-                found, scores = search(
+                wait = start_search(
                     arrays,
                     codes,
                     fitted.weights,
@@ -264,19 +279,9 @@ class Index(MarketExtension):
                     always_from=fitted.length,
                     k=min(padded, depth),
                 )
-            count = min(query.k, len(slots))
-            for row, place in enumerate(group.places):
-                kept = jax.tree.map(lambda leaf, row=row, count=count: leaf[row, :count], scores)
-                matches[place] = query.match_of(
-                    place,
-                    market.ledger,
-                    found[row, :count],
-                    kept.scores,
-                    kept.squared_mmd,
-                    kept.class_similarity,
-                    kept.class_map,
-                )
-        return [matches[place] for place in range(len(query.users))]
+            return lambda: Best(group, *wait(), available)
+
+        return [started(group) for group in query.groups()]
 
 
 @catalogue_of.register
@@ -288,5 +293,10 @@ def _(where: Index) -> Catalogue:
 def _(where: Index, query: Query) -> list[Match]:
     if query.k is None:  # all learnwares are wanted, so all are scored
         return answer(where.market, query)
+    return matches_of(query, where.market.ledger, [one() for one in start_best(where, query)])
+
+
+@start_best.register
+def _(where: Index, query: Query) -> list[Callable[[], Best]]:
     query.refuse_resume()
-    return where._best(query)
+    return where._start(query)

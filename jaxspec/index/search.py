@@ -3,14 +3,14 @@
 On a mesh every device filters the rows that it holds, and scores those of them that are among the
 best of all by the filter, where they lie. Devices tell each other the filter's values of their own
 best, each user's peer, and the candidates' scores. So the candidates and their scores are those of
-one device, whatever the number of devices. `search` and `filter_features` may be called; nothing
-here decides how many candidates there are.
+one device, whatever the number of devices. `start_search` and `filter_features` may be called;
+nothing here decides how many candidates there are.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ __all__ = [
     "feature_terms",
     "filter_features",
     "largest_of_all",
-    "search",
+    "start_search",
 ]
 
 FEATURES = 6  # numbers that the filter combines
@@ -54,7 +54,7 @@ NEIGHBOURS = 16  # candidates by closeness alone, so that a user's peer is among
 ALWAYS = 1e30  # the filter's value of a learnware that is a candidate for everybody
 
 
-def search(
+def start_search(
     market: MarketArrays,
     codes: Codes,
     weights: Float[np.ndarray, " FEATURES"],
@@ -65,8 +65,11 @@ def search(
     depth: int,
     always_from: int,
     k: int,
-) -> tuple[Int[np.ndarray, "Q k"], Scores]:
-    """Return the slots of the best candidates, best first, and their exact scores (Q, k, ...).
+) -> Callable[[], tuple[Int[np.ndarray, "Q k"], Scores]]:
+    """Start a search, and return a function that waits for it.
+
+    The function returns the slots of the best candidates, best first, and their exact scores
+    (Q, k, ...).
 
     Args:
         market: its arrays; rows that are not alive are no candidates.
@@ -96,7 +99,7 @@ def search(
             k=k,
             mesh=codes.mesh,
         )
-        return unpack_scores(np.asarray(found))
+    return lambda: unpack_scores(np.asarray(found))
 
 
 @partial(jax.jit, static_argnames=("layout", "score", "by_name", "depth", "k", "mesh"))
@@ -114,7 +117,7 @@ def _search(
     k: int,
     mesh: Mesh | None,
 ) -> Array:
-    """Return what `search` does, packed; what is asked comes packed too."""
+    """Return what `start_search` does, packed; what is asked comes packed too."""
     axis = None if mesh is None else mesh.axis_names
     by_closeness = 0
     if needs_peers(score) and market.landmarks.shape[0] > 0:
@@ -218,7 +221,7 @@ def _features(
 def filter_features(
     market: MarketArrays, codes: Codes, users: UserArrays
 ) -> Float[Array, "Q rows FEATURES"]:
-    """Return the numbers that the filter combines for all rows; arguments as of `search`."""
+    """Return the numbers that the filter combines for all rows; arguments as of `start_search`."""
     with on_mesh(codes.mesh), in_float32():
         return _filter_features(
             market, codes.stored, codes.encoder, codes.table, users, mesh=codes.mesh

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxspec.market.about_filter import about_mask
+from jaxspec.market.about_table import AboutColumn
 from jaxspec.market.ledger import Ledger
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Bool, Int
 
 __all__ = ["AboutColumns"]
 
@@ -30,6 +32,34 @@ class AboutColumns(Mapping[str, np.ndarray]):
         if name not in set(self):
             raise KeyError(f"no metadata {name!r:.80}; there is {sorted(self)[:20]}")
         return self._ledger.column(name, self._slots)
+
+    def where(self, text: str, *, name: str = "where") -> Bool[np.ndarray, " M"]:
+        """Return which learnwares a filter chooses, such as "licence = MIT and parameters < 1e8".
+
+        Comparisons are = == != < <= > >=, `in (A, B)` and `not in (A, B)`; `has author` chooses by
+        presence; `and`, `or`, `not` and parentheses combine. Names and texts are bare words or
+        quoted; values are texts, numbers, `true` and `false`. A missing value satisfies no
+        comparison, not even != and `not in`; `not author = Ann` chooses it. Neither does a value of
+        another kind, such as a text that is compared with a number.
+
+        Args:
+            text: the filter, of at most 10,000 characters.
+            name: what the argument is called in errors.
+
+        Returns:
+            (M,) bool, in the market's order.
+
+        Raises:
+            TypeError: not a string.
+            ValueError: not such a text (the error says at which character), a name of metadata that
+                no learnware has, or values that are all of another kind than what they are
+                compared with.
+        """
+        return about_mask(text, len(self._slots), self._typed, lambda: set(self), name=name)
+
+    def _typed(self, name: str) -> AboutColumn | None:
+        column = self._ledger.about_column(name).take(self._slots)
+        return column if column.present.any() or not len(column) else None
 
     def __iter__(self) -> Iterator[str]:
         entries = (self._ledger.entries[slot].about for slot in self._slots)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxspec.market.about_table import AboutColumn
 from jaxspec.specify import About, Specification
 
 __all__ = ["Entry", "Ledger"]
@@ -70,6 +71,7 @@ class Ledger:
         self.names: dict[str, int] = {}  # class name -> number
         self.label_spaces: dict[tuple[str, ...], list[int]] = {}  # class names -> slots
         self._slots_of: dict[str, tuple[int, ...]] = {}  # id -> slots that it was ever given
+        self._about_columns: dict[str, AboutColumn] = {}  # name -> values of the first slots
         self._spaces_with: dict[str, set[tuple[str, ...]]] = {}  # class name -> its label spaces
 
     def __len__(self) -> int:
@@ -122,7 +124,7 @@ class Ledger:
         Numbers come as float64 with NaN where the name is missing, booleans as bool where nothing
         is missing, anything else as objects with None where the name is missing.
         """
-        values: list[Any] = [self.entries[slot].about.get(name) for slot in slots]
+        values: list[Any] = [self.entries[slot].about.value(name) for slot in slots]
         present = [value for value in values if value is not None]
         if present and all(isinstance(value, bool) for value in present):
             if len(present) == len(values):
@@ -131,4 +133,12 @@ class Ledger:
             return np.array([np.nan if value is None else value for value in values], np.float64)
         column = np.empty(len(values), object)
         column[:] = values
+        return column
+
+    def about_column(self, name: str) -> AboutColumn:
+        """Return one column of metadata for all slots; it is kept, and extended when asked."""
+        column, length = self._about_columns.get(name, AboutColumn.empty()), len(self.entries)
+        if len(column) < length:
+            new = [entry.about for entry in self.entries[len(column) : length]]
+            column = self._about_columns[name] = column.extended(name, new)
         return column

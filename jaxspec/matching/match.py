@@ -12,10 +12,11 @@ import numpy as np
 
 from jaxspec.base import bucket
 from jaxspec.market import Market
+from jaxspec.matching.best import Best, matches_of
 from jaxspec.matching.match_result import Match
-from jaxspec.matching.places import Catalogue, answer, catalogue_of
-from jaxspec.matching.query import Query, prepare_query
-from jaxspec.scoring import Score, UserArrays, best_scores, score_all
+from jaxspec.matching.places import Catalogue, answer, catalogue_of, start_best
+from jaxspec.matching.query import Group, Query, prepare_query
+from jaxspec.scoring import Score, UserArrays, score_all, start_best_scores
 from jaxspec.specify import UserSpecification
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def match(
     method: str | Score | None = ...,
     reuse: str | None = ...,
     label_spaces: str = ...,
-    among: ArrayLike | None = ...,
+    among: ArrayLike | str | None = ...,
     verified: bool = ...,
     recall: float = ...,
     progress: Callable[[int, int], None] | None = ...,
@@ -50,7 +51,7 @@ def match(
     method: str | Score | None = ...,
     reuse: str | None = ...,
     label_spaces: str = ...,
-    among: ArrayLike | None = ...,
+    among: ArrayLike | str | None = ...,
     verified: bool = ...,
     recall: float = ...,
     progress: Callable[[int, int], None] | None = ...,
@@ -66,7 +67,7 @@ def match(
     method: str | Score | None = None,
     reuse: str | None = None,
     label_spaces: str = "auto",
-    among: ArrayLike | None = None,
+    among: ArrayLike | str | None = None,
     verified: bool = False,
     recall: float = 0.99,
     progress: Callable[[int, int], None] | None = None,
@@ -87,7 +88,9 @@ def match(
         label_spaces: "homogeneous" compares a user's class with the learnware's class of the same
             name, "heterogeneous" with every class; "auto" is homogeneous if one learnware has more
             than half of the user's class names.
-        among: (M,) bool, the learnwares to choose from, in the market's order; None for all.
+        among: (M,) bool, the learnwares to choose from, in the market's order, or a filter by
+            metadata such as "licence = MIT" (see `AboutColumns.where`); None for all. Others take
+            no part, also not as a user's peer; the market's calibration stays.
         verified: choose only from learnwares whose models were run and gave the answers that they
             publish, see `Market.mark_verified`.
         recall: for an index, the share of users for whom all of the exact best k are to be found.
@@ -157,50 +160,46 @@ def _(where: Market) -> Catalogue:
 
 @answer.register
 def _(where: Market, query: Query) -> list[Match]:
+    if query.k is None:
+        query.refuse_resume()
+        return _all_of_market(where, query)
+    return matches_of(query, where.ledger, [one() for one in start_best(where, query)])
+
+
+@start_best.register
+def _(where: Market, query: Query) -> list[Callable[[], Best]]:
     query.refuse_resume()
-    return _best_of_market(where, query) if query.k is not None else _all_of_market(where, query)
+    return best_of_market(where, query)
 
 
-def _best_of_market(market: Market, query: Query) -> list[Match]:
+def best_of_market(market: Market, query: Query) -> list[Callable[[], Best]]:
+    """Start the pass over a market for every group of users; see `start_best`."""
     assert query.k is not None
     arrays, available = market.arrays, len(market)
     if query.among is not None:
         available = int(query.among.sum())
         arrays = market.with_alive(market.slots[query.among])
     padded = min(bucket(query.k, minimum=16), len(arrays.weights))
-    matches: dict[int, Match] = {}
-    for group in query.groups():
-        slots, scores = best_scores(
-            arrays, group.users, score=group.score, k=padded, mesh=market.mesh
+
+    def started(group: Group) -> Callable[[], Best]:
+        wait = start_best_scores(
+            arrays,
+            group.users,
+            score=group.score,
+            k=padded,
+            mesh=market.mesh,
+            with_classes=query.with_classes,
         )
-        count = min(query.k, available)
-        for row, place in enumerate(group.places):
-            # An own score may be no number: those rows come last, among rows without a learnware.
-            scored = int((scores.scores[row, :count] > -np.inf).sum())
-            kept = jax.tree.map(lambda leaf, row=row, count=scored: leaf[row, :count], scores)
-            left_out: tuple[str, ...] = ()
-            if scored < count:
-                left_out = (
-                    f"{available - scored} of {available} learnwares have no finite score and are "
-                    "left out.",
-                )
-            matches[place] = query.match_of(
-                place,
-                market.ledger,
-                slots[row, :scored],
-                kept.scores,
-                kept.squared_mmd,
-                kept.class_similarity,
-                kept.class_map,
-                left_out,
-            )
-    return [matches[place] for place in range(len(query.users))]
+        return lambda: Best(group, *wait(), available)
+
+    return [started(group) for group in query.groups()]
 
 
 def _all_of_market(market: Market, query: Query) -> list[Match]:
     slots, arrays, matches = market.slots, market.arrays, {}
-    if query.among is not None:
+    if query.among is not None:  # as for the best k: a user's peer is one of those chosen from
         slots = slots[query.among]
+        arrays = market.with_alive(slots)
     rows: Any = market.shared.rows_of(slots)
     if (np.diff(rows) == 1).all():
         rows = slice(rows[0], rows[-1] + 1)  # a view; picking rows one by one copies everything

@@ -39,7 +39,7 @@ from jaxspec.scoring.methods import (
     needs_proxies,
 )
 from jaxspec.scoring.peers import best_agreement, find_peers
-from jaxspec.scoring.sharded import best_scores, compared_rows, score_all
+from jaxspec.scoring.sharded import best_scores, compared_rows, score_all, start_best_scores
 from jaxspec.scoring.types import (
     MIN_PADDED_POINTS,
     ClassEvidence,
@@ -83,6 +83,7 @@ __all__ = [
     "score_all",
     "score_arrays",
     "score_rows",
+    "start_best_scores",
     "summarise_classes",
     "unpack",
     "unpack_scores",

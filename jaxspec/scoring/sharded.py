@@ -8,7 +8,7 @@ functions are the same on one device (mesh None).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from jaxspec.scoring.types import Scores, UserArrays
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
-__all__ = ["best_scores", "compared_rows", "score_all"]
+__all__ = ["best_scores", "compared_rows", "score_all", "start_best_scores"]
 
 
 def score_all(
@@ -78,13 +78,40 @@ def best_scores(
         numpy arrays (Q, k, ...), best first and equal scores in the order of slots; a score of
         minus infinity where there is no learnware.
     """
+    return start_best_scores(market, users, score=score, k=k, mesh=mesh)()
+
+
+def start_best_scores(
+    market: MarketArrays,
+    users: UserArrays,
+    *,
+    score: Score,
+    k: int,
+    mesh: Mesh | None = None,
+    with_classes: bool = True,
+) -> Callable[[], tuple[np.ndarray, Scores]]:
+    """Start what `best_scores` does, and return a function that waits for it.
+
+    So a device works on one batch of users while the one before is taken from it.
+
+    Args:
+        market: as of `best_scores`.
+        users: as of `best_scores`.
+        score: as of `best_scores`.
+        k: as of `best_scores`.
+        mesh: as of `best_scores`.
+        with_classes: whether to say how the classes of the best learnwares stand for the users';
+            if not, these arrays have no classes.
+    """
     asked, layout = pack(users)
     with on_mesh(mesh), in_float32():
-        found = _best(market, asked, layout=layout, score=score, k=k, mesh=mesh)
-        return unpack_scores(np.asarray(found))
+        found = _best(
+            market, asked, layout=layout, score=score, k=k, mesh=mesh, with_classes=with_classes
+        )
+    return lambda: unpack_scores(np.asarray(found))
 
 
-@partial(jax.jit, static_argnames=("layout", "score", "k", "mesh"))
+@partial(jax.jit, static_argnames=("layout", "score", "k", "mesh", "with_classes"))
 def _best(
     market: MarketArrays,
     asked: Array,
@@ -93,6 +120,7 @@ def _best(
     score: Score,
     k: int,
     mesh: Mesh | None,
+    with_classes: bool,
 ) -> Array:
     """Return what `best_scores` does, packed; the users come packed too."""
     users = unpack(asked, layout)
@@ -109,7 +137,10 @@ def _best(
         rows = jax.vmap(lambda values: largest(values, k_here))(scores)
         # Equal ones come in the order of rows. Classes are compared for the best only: arrays of
         # (Q, rows, classes) are never made.
-        similarity, class_map = compared_rows(market, users, rows)
+        similarity = jnp.zeros((*rows.shape, 0), jnp.float32)
+        class_map = jnp.zeros((*rows.shape, 0), jnp.int32)
+        if with_classes:
+            similarity, class_map = compared_rows(market, users, rows)
         taken = Scores(_taken(scores, rows), _taken(found.squared_mmd, rows), similarity, class_map)
         if axis is None:
             return rows.astype(jnp.int32), taken

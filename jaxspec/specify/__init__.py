@@ -13,6 +13,13 @@ from jaxspec.specify.proxy import Proxy, centre_classes, fit_proxies, fit_proxy
 from jaxspec.specify.reduced_set import best_weights, reduce_set, reduce_sets, suggest_size
 from jaxspec.specify.representation import RANK, fit_representation
 from jaxspec.specify.space import Space, check_same_space
+from jaxspec.specify.stacked_users import (
+    StackedUsers,
+    check_numbers_of_users,
+    stack_users_of,
+    starts_of,
+    user_of,
+)
 from jaxspec.specify.types import (
     FORMAT_VERSION,
     LARGEST,
@@ -39,10 +46,12 @@ __all__ = [
     "Proxy",
     "Space",
     "Specification",
+    "StackedUsers",
     "UserSpecification",
     "as_class_names",
     "best_weights",
     "centre_classes",
+    "check_numbers_of_users",
     "check_part",
     "check_same_space",
     "check_user",
@@ -57,5 +66,8 @@ __all__ = [
     "specify",
     "specify_many",
     "specify_user",
+    "stack_users_of",
+    "starts_of",
     "suggest_size",
+    "user_of",
 ]

@@ -46,10 +46,17 @@ class About(Mapping[str, AboutValue]):
         self._entries = tuple(sorted(checked.items()))
 
     def __getitem__(self, name: str) -> AboutValue:
+        value = self.value(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def value(self, name: str) -> AboutValue | None:
+        """Return a value, or None if it is missing: `get` without an exception on the way."""
         for own, value in self._entries:
             if own == name:
                 return value
-        raise KeyError(name)
+        return None
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, _ in self._entries)

@@ -256,8 +256,7 @@ def best_rows(
     )
     best = None
     if peers is not None:
-        everyone = jnp.ones(len(zero), bool)
-        best = best_agreement(classes.agreement, peers, has_probe, everyone)
+        best = best_agreement(classes.agreement, peers, has_probe, alive)
     represented = None
     if "has_representation" in found:
         represented = values["has_representation"][:, 0] > 0

@@ -11,8 +11,9 @@ never loads all of it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -29,8 +30,8 @@ from jaxspec.market import (
     in_float32,
     sample_slots,
 )
-from jaxspec.matching import Catalogue, Match, Query, answer, catalogue_of
-from jaxspec.scoring import Peers, Score, UserArrays
+from jaxspec.matching import Best, Catalogue, Query, catalogue_of, start_best
+from jaxspec.scoring import Peers, Score, Scores, UserArrays
 from jaxspec.stream.blocks import (
     CLASS_ARRAYS,
     StreamedGroup,
@@ -55,8 +56,8 @@ def _(where: MarketFolder) -> Catalogue:
     return where
 
 
-@answer.register
-def _(where: MarketFolder, query: Query) -> list[Match]:
+@start_best.register
+def _(where: MarketFolder, query: Query) -> list[Callable[[], Best]]:
     """Return the best k learnwares of a market on disk without loading it.
 
     Memory: two blocks, the decoded chunks that TensorStore keeps, four bytes per learnware, user
@@ -74,9 +75,9 @@ def _(where: MarketFolder, query: Query) -> list[Match]:
     passes = passes_of(groups)
     state = State(query.resume, _belongs_to(where, query, groups), len(where), groups, len(passes))
     with state.kept(), in_float32():
-        matches = _answered(where, query, groups, passes, state)
+        found = _answered(where, query, groups, passes, state)
     state.remove()
-    return matches
+    return [functools.partial(lambda best: best, best) for best in found]
 
 
 def _answered(
@@ -85,21 +86,21 @@ def _answered(
     groups: Sequence[StreamedGroup],
     passes: Sequence[tuple[str, ...]],
     state: State,
-) -> list[Match]:
-    """Go through the market and return the answers, in the users' order."""
+) -> list[Best]:
+    """Go through the market and return what was found for every group."""
     assert query.k is not None
     count = len(folder)
     size = block_size(folder, passes)
     peers: list[Peers | None] = [None] * len(groups)
     has_probe = folder.whole(("has_probe",))["has_probe"]
     calibration = _calibration(folder)
+    alive = np.ones(count, bool) if query.among is None else query.among
     _sweep(folder, groups, passes, peers, state, 0, size, query)
     for i, (one, found) in enumerate(zip(groups, state.found, strict=True)):
         if one.has_peers:
-            peers[i] = _peers(folder, one.group.users, found, has_probe, calibration)
+            peers[i] = _peers(folder, one.group.users, found, has_probe * alive, calibration)
     if len(passes) > 1:
         _sweep(folder, groups, passes, peers, state, 1, size, query)
-    alive = np.ones(count, bool) if query.among is None else query.among
     best = [
         best_rows(
             found,
@@ -114,7 +115,7 @@ def _answered(
         )
         for one, found, peer in zip(groups, state.found, peers, strict=True)
     ]
-    return _matches(folder, query, groups, best, state, min(query.k, int(alive.sum())))
+    return _found(folder, query, groups, best, state, int(alive.sum()))
 
 
 def block_size(folder: MarketFolder, passes: Sequence[tuple[str, ...]]) -> int:
@@ -173,44 +174,52 @@ def _peers(
     has_probe: Float[np.ndarray, " M"],
     calibration: Calibration,
 ) -> Peers:
-    """Return every user's peer; `row` counts over the whole market."""
-    row = np.where(has_probe[:, None] > 0, found["squared_mmd"], np.inf).argmin(axis=0)
+    """Return every user's peer; `row` counts over the whole market.
+
+    `has_probe` is zero also for learnwares that are not chosen from: those are nobody's peer.
+    """
+    squared_mmd = np.where(has_probe[:, None] > 0, found["squared_mmd"], np.float32(np.inf))
+    row = squared_mmd.argmin(axis=0)
     rows = folder.rows(SAMPLED_ARRAYS, row)
-    peers = peers_of(rows, folder.fixed, users, found["squared_mmd"][row], calibration)
+    peers = peers_of(rows, folder.fixed, users, squared_mmd[row], calibration)
     return dataclasses.replace(peers, row=jax.numpy.asarray(row, jax.numpy.int32))
 
 
-def _matches(
+def _found(
     folder: MarketFolder,
     query: Query,
     groups: Sequence[StreamedGroup],
     best: Sequence[tuple[Array, Array]],
     state: State,
-    k: int,
-) -> list[Match]:
-    """Return the answers, with the classes of the best k learnwares compared from their rows."""
+    available: int,
+) -> list[Best]:
+    """Return the best learnwares, with their classes compared from their rows if that is wanted."""
+    assert query.k is not None
+    k = min(query.k, available)
     chosen = [np.asarray(rows) for _, rows in best]
-    kept = np.unique(np.concatenate([rows[:, :k].ravel() for rows in chosen]))
-    stored = folder.rows(CLASS_ARRAYS, kept)
-    matches: dict[int, Match] = {}
+    stored: Rows = {}
+    kept = np.zeros(0, int)
+    if query.with_classes:
+        kept = np.unique(np.concatenate([rows[:, :k].ravel() for rows in chosen]))
+        stored = folder.rows(CLASS_ARRAYS, kept)
+    answers = []
     for one, (scores, _), rows, found in zip(groups, best, chosen, state.found, strict=True):
-        values = np.asarray(scores)
-        for q, place in enumerate(one.group.places):
-            slots = rows[q]  # those beyond the first k only fill up the shape
-            at = np.searchsorted(kept, slots).clip(0, len(kept) - 1)
-            own = jax.tree.map(lambda leaf, q=q: leaf[q : q + 1], one.group.users)
+        users, batch = one.group.users, np.arange(len(rows))
+        classes = users.class_mask.shape[1] if query.with_classes else 0
+        similarity = np.zeros((*rows.shape, classes), np.float32)
+        class_map = np.zeros(similarity.shape, np.int32)
+        for q in range(len(one.group.places)) if query.with_classes else ():
+            # Those beyond the first k only fill up the shape.
+            at = np.searchsorted(kept, rows[q]).clip(0, len(kept) - 1)
+            own = jax.tree.map(lambda leaf, q=q: leaf[q : q + 1], users)
             picked = {name: value[at] for name, value in stored.items()}
-            similarity, class_map = class_rows(picked, folder.fixed, own)
-            matches[place] = query.match_of(
-                place,
-                folder.ledger,
-                slots[:k],
-                values[q, :k],
-                found["squared_mmd"][slots[:k], q],
-                np.asarray(similarity)[0, :k],
-                np.asarray(class_map)[0, :k],
+            similarity[q], class_map[q] = (
+                np.asarray(value)[0] for value in class_rows(picked, folder.fixed, own)
             )
-    return [matches[place] for place in range(len(query.users))]
+        squared_mmd = found["squared_mmd"][rows, batch[:, None]]
+        values: Any = (np.asarray(scores), squared_mmd, similarity, class_map)
+        answers.append(Best(one.group, rows, Scores(*values), available))
+    return answers
 
 
 def _belongs_to(
@@ -218,10 +227,11 @@ def _belongs_to(
 ) -> dict[str, str]:
     """Return what the state of an interrupted stream belongs to."""
     return {
-        "format": "jaxspec stream 3",
+        "format": "jaxspec stream 4",
         "market": folder.identity,
-        "users": _digest(query.arrays),
+        "users": _digest([one.group.users for one in groups]),
         "method": " ".join(_name(one.group.score) for one in groups),
+        "among": "all" if query.among is None else _digest(query.among),
     }
 
 

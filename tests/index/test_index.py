@@ -90,6 +90,14 @@ def test_the_recall_holds_after_most_of_the_market_was_removed():
     assert share_with_all(found, exact) >= 0.99
 
 
+def test_one_learnware_is_left():
+    among = np.arange(1500) == 700
+    found, exact = (js.match(x, users(2), k=10, among=among) for x in (index(), large()))
+    for one, other in zip(found, exact, strict=True):
+        assert one.ids == other.ids == (large().ids[700],)
+        np.testing.assert_allclose(one.scores, other.scores, atol=2e-5)
+
+
 def test_no_learnware_is_left():
     found = js.match(index(), users(1)[0], k=3, among=np.zeros(1500, bool))
     assert found.ids == ()

@@ -106,6 +106,21 @@ def test_among_leaves_learnwares_out_of_the_answer_and_keeps_the_scores_of_the_r
     )
 
 
+def test_among_may_be_a_filter_by_metadata():
+    market, user = described_market(), made_user(1)
+    text = "licence = MIT and not accuracy < 0.7"
+    assert js.match(market, user, among=text).ids == ("m2", "m4")
+    mask = market.about.where(text)
+    assert (
+        js.match(market, user, k=5, among=text).ids == js.match(market, user, k=5, among=mask).ids
+    )
+    none = js.match(market, user, k=5, among="licence = BSD")
+    assert len(none) == 0
+    assert "`among` leaves out all" in none.notes[-1]
+    with pytest.raises(ValueError, match="among: expected a number, .* at character 11"):
+        js.match(market, user, among="licence = ")
+
+
 def test_among_that_leaves_nothing_is_an_empty_answer_that_says_why():
     market = described_market()
     nothing = np.zeros(5, bool)

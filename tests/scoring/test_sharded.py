@@ -97,6 +97,28 @@ def check_some_of_the_learnwares():
         assert_best_of(best, whole, 6)
 
 
+def check_a_hundredth_half_one_and_none_of_the_learnwares():
+    plain = drawn_market()
+    spread = plain.shard(line())
+    for among in (np.arange(COUNT) % 100 == 7, np.arange(COUNT) % 2 == 0, np.arange(COUNT) == 20):
+        want = js.match(plain, USERS, among=among, k=6)
+        assert len(want[0]) == min(6, among.sum())
+        assert_same_matches(js.match(spread, USERS, among=among, k=6), want)
+    for one in js.match(spread, USERS, among=np.zeros(COUNT, bool), k=6):
+        assert len(one) == 0
+        assert "leaves out all" in one.notes[-1]
+
+
+def check_many_users_in_batches():
+    plain = drawn_market()
+    users = {str(i): user for i, user in enumerate(USERS)}
+    want = js.match_many(plain, users, k=6, batch_size=8)
+    found = js.match_many(plain.shard(line()), users, k=6, batch_size=8)
+    assert found.failed == 0
+    np.testing.assert_array_equal(found.ids, want.ids)
+    np.testing.assert_allclose(found.scores, want.scores, atol=1e-5)
+
+
 def check_kinds_of_meshes_and_a_mesh_that_the_caller_has_set():
     plain = drawn_market()
     want = js.match(plain, USERS, method="likelihood")

@@ -145,6 +145,35 @@ def test_some_of_the_learnwares_may_be_chosen_from(saved):
     assert len(none) == 0
 
 
+@pytest.mark.parametrize("chosen", ["one", "no probes", "half", "few"])
+def test_peers_are_among_the_learnwares_to_choose_from(saved, chosen):
+    """The nearest learnware of all is left out, or none of the rest has a probe proxy."""
+    path, market = saved()
+    at = np.arange(COUNT)
+    among = {"one": at == 5, "no probes": at % 3 == 0, "half": at % 2 == 1, "few": at % 10 == 3}
+    users = [made.near_user(drawn(4), names="ef"), made.near_user(drawn(7), names="bc")]
+    whole = js.match(market, users, method="likelihood", among=among[chosen])
+    found = streamed(path, users, 12, method="likelihood", among=among[chosen], block_size=8)
+    for one, other in zip(found, whole, strict=True):
+        assert len(one) == min(12, among[chosen].sum())
+        assert_best_of(one, other, 12)
+
+
+def test_a_state_of_other_learnwares_to_choose_from_is_refused(saved, tmp_path):
+    path, _ = saved()
+    among = np.arange(COUNT) % 2 == 1
+    resume = tmp_path / "state"
+
+    def progress(done, total):
+        raise KeyboardInterrupt
+
+    options = dict(method="likelihood", block_size=8, resume=resume)
+    with pytest.raises(KeyboardInterrupt):
+        streamed(path, drawn_user(1), 3, among=among, progress=progress, **options)
+    with pytest.raises(FileError, match="this state is of another among"):
+        streamed(path, drawn_user(1), 3, **options)
+
+
 def test_scores_that_are_not_numbers_are_never_among_the_best(saved):
     path, market = saved()
 
