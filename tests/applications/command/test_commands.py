@@ -107,14 +107,35 @@ def test_match_answers_as_the_library_whatever_form_the_users_data_have(files, t
     assert (document["method"], document["reuse"]) == ("likelihood", "direct")
 
 
-def test_options_of_match_reach_the_library(files):
+def test_options_of_match_reach_the_library(files, monkeypatch):
+    asked, answer = [], js.match
+
+    def recorded(where, user, **options):
+        asked.append((where, options))
+        return answer(
+            js.Market.load(files / "market.jax"), user, k=options["k"]
+        )  # compiled already
+
+    monkeypatch.setattr(js, "match", recorded)
     ask = ["match", files / "market.jax", files / "mine.npz"]
-    document = run_json(*ask, "-k", 1, "--reuse", "fine-tune", "--method", "rkme")
-    assert len(document["learnwares"]) == 1
-    assert (document["method"], document["reuse"]) == ("rkme", "fine-tune")
-    streamed = run_json(*ask, "--stream", "-k", 2)
+    document = run_json(*ask, "-k", 2, "--reuse", "fine-tune", "--method", "rkme", "--stream")
+    assert len(document["learnwares"]) == 2
+    where, options = asked[0]
+    assert isinstance(where, js.MarketFolder)
+    assert (options["k"], options["reuse"], options["method"]) == (2, "fine-tune", "rkme")
+    run(*ask, "--label-spaces", "homogeneous")
+    where, options = asked[1]
+    assert isinstance(where, js.Market)
+    assert (options["k"], options["label_spaces"]) == (10, "homogeneous")
+    assert (options["reuse"], options["method"], options["among"]) == (None, None, None)
+
+
+@pytest.mark.slow
+def test_a_streamed_market_gives_the_answers_of_one_in_memory(files):
+    ask = ["match", files / "market.jax", files / "mine.npz", "-k", 2]
+    streamed, held = run_json(*ask, "--stream"), run_json(*ask)
     assert [one["id"] for one in streamed["learnwares"]] == [
-        one["id"] for one in run_json(*ask, "-k", 2)["learnwares"]
+        one["id"] for one in held["learnwares"]
     ]
 
 
