@@ -245,8 +245,12 @@ def _take(asked: Asked, names: np.ndarray, chunk: _Chunk, wait: Callable[[], Bes
     answers = chunk.answers
     own = slice(0, len(places))
     answers.counts[places] = counts
-    slots = np.where(used, best.slots[own, :k], 0)  # beyond the learnwares there are spare rows
-    answers.ids[places, :k] = np.where(used, names[slots], None)
+    slots = np.where(
+        used, np.asarray(best.slots)[own, :k], 0
+    )  # beyond the learnwares there are spare rows
+    found = names[slots]
+    found[~used] = None
+    answers.ids[places, :k] = found
     for name in ("scores", "squared_mmd"):
         values = getattr(best.scores, name)[own, :k]
         getattr(answers, name)[places, :k] = np.where(used, values, np.nan)
