@@ -17,7 +17,6 @@ import pytest
 import jaxspec as js
 
 HERE = Path(__file__).parent
-CORPUS = sorted((HERE / "corpus").glob("*.safetensors"))
 
 
 def read_mutants(first, count, folder, seconds):
