@@ -89,8 +89,8 @@ def load_extension(target: Path, cls: type[T]) -> T:
         view = view_of(target, verify=True)
         try:
             serials, packed = _read(target, cls.kind)
-            market = load_rows(view)
             wanted = view.serials()
+            market = load_rows(view, only_use=True)
         finally:
             view.close()
         place = np.searchsorted(serials, wanted).clip(0, len(serials) - 1)

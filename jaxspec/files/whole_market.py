@@ -1,8 +1,9 @@
 """All of a market on disk in memory, and a market in memory as one segment on disk.
 
 `save_market` puts one version in force, in the folder's format (`jaxspec.files.versions`), and
-forgets those before it. `load_rows` reads all rows of an opened version and checks them, derived
-ones included. Called through `Market.save`, `Market.load` and `MarketFolder.load`.
+forgets those before it. `load_rows` reads all rows of an opened version and checks them, and for a
+sample of them that derived arrays follow from the others. Called through `Market.save`,
+`Market.load` and `MarketFolder.load`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ from jaxspec.files.view import View, view_of
 from jaxspec.market import (
     SCHEMA,
     GrowingArrays,
+    Ledger,
+    Making,
     Market,
+    Rows,
     capacity,
+    evenly_spaced,
     finish_rows,
 )
 
 __all__ = ["commit_market", "load_market", "load_rows", "save_market"]
 
 WARM_ROWS = 8  # as many as an `add` of one learnware writes
+SAMPLED = 1024  # learnwares whose derived arrays are computed anew
 ROWS_TOGETHER = 1 << 16  # that are checked together
 
 
@@ -76,13 +82,18 @@ def load_market(target: Path, cls: type[Market] = Market) -> Market:
     with reading(target):
         view = view_of(target, verify=True)
         try:
-            return load_rows(view, cls)
+            return load_rows(view, cls, only_use=True)
         finally:
             view.close()
 
 
-def load_rows(view: View, cls: type[Market] = Market) -> Market:
+def load_rows(view: View, cls: type[Market] = Market, *, only_use: bool = False) -> Market:
     """Return the market of an open version, with spare rows.
+
+    Args:
+        view: the version.
+        cls: of what is returned.
+        only_use: whether the view is not used any more, so that the market may take its ledger.
 
     Raises:
         ValueError, TypeError, OSError: something is not as it must be.
@@ -98,7 +109,7 @@ def load_rows(view: View, cls: type[Market] = Market) -> Market:
         None,
         contents.origin,
         with_landmarks=layout.landmarks > 0,
-        ledger=ledger.part(range(count)),
+        ledger=ledger if only_use else ledger.part(range(count)),
     )
     names = [name for name, one in SCHEMA.items() if one.per_row and one.saved]
     host = contents.memory(names, total)
@@ -110,7 +121,7 @@ def load_rows(view: View, cls: type[Market] = Market) -> Market:
             return ledger.ids[start + row]
 
         check_rows(part, owner)
-        check_derived(part, shared.making, owner)
+    _check_sample(host, count, shared.making, ledger)
     rows = {}
     for name, example in layout.empty(1, contents.precision).items():
         derive = SCHEMA[name].derive
@@ -123,6 +134,16 @@ def load_rows(view: View, cls: type[Market] = Market) -> Market:
     shared.place(rows)
     _compile_growth(shared, count)
     return cls.from_parts(shared, count)
+
+
+def _check_sample(host: Rows, count: int, making: Making, ledger: Ledger) -> None:
+    """Check that derived arrays follow from the others, for some of the learnwares.
+
+    For all of them it would take several times as long as the reading itself; `verify` does that.
+    """
+    at = evenly_spaced(np.arange(count), SAMPLED)
+    sample = {name: value[at] for name, value in host.items()}
+    check_derived(sample, making, lambda row: ledger.ids[at[row]])
 
 
 def _compile_growth(shared: GrowingArrays, count: int) -> None:

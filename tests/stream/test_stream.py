@@ -20,7 +20,7 @@ from drawn_markets import (
 
 import jaxspec as js
 from jaxspec.base import FileError
-from jaxspec.files import reader
+from jaxspec.files import contents as reader
 from jaxspec.scoring import METHODS
 from jaxspec.stream import blocks as stream_blocks
 from jaxspec.stream import state as stream_state
@@ -233,7 +233,7 @@ def test_no_more_than_two_blocks_are_held_and_the_next_is_read_ahead(saved, monk
     events, scored, start = [], stream.score_block, reader.Blocks.start
 
     def watched_start(self, first):
-        if first < len(self.folder):
+        if first < self.count:
             events.append(("read", first))
         return start(self, first)
 
