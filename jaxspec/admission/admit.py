@@ -81,7 +81,7 @@ def admit(
         if not isinstance(value, Mapping) and not (value is None and name == "models"):
             raise TypeError(f"{name}: expected a mapping by id, got a {type(value).__name__}")
     models = {} if models is None else models
-    refused = {
+    refused: dict[str, tuple[str, ...]] = {
         learnware: (reason,)
         for learnware, spec in specifications.items()
         if (reason := _unsound(market, learnware, spec, policy))
@@ -96,7 +96,8 @@ def admit(
     accepted: dict[str, Specification] = {}
     warnings: dict[str, tuple[str, ...]] = {}
     for name, spec in sound.items():
-        against, hints = [], []
+        against: list[str] = []
+        hints: list[str] = []
         ran = verifications.get(name)
         if ran is not None and not ran.accepted:
             against += ran.reasons

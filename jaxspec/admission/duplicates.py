@@ -128,7 +128,7 @@ def copy_scores(
         if cosines[i, j] > 0.5:  # further ones are no copies
             shared = _shared_information(some.classes[i], others.classes[j])
             alike[i, j] = min(cosines[i, j], shared)
-    return alike.max(axis=1, initial=0.0), alike.argmax(axis=1) if alike.shape[1] else alike[:, :0]
+    return alike.max(axis=1), alike.argmax(axis=1)
 
 
 def _shared_information(one: np.ndarray, other: np.ndarray) -> float:
