@@ -14,7 +14,7 @@ import numpy as np
 from jaxspec.base import bucket, pad_to
 from jaxspec.kernels import kernel_values, lift
 from jaxspec.market import in_float32
-from jaxspec.specify import Space, Specification
+from jaxspec.specify import Proxy, Space, Specification
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,14 +25,30 @@ __all__ = [
     "lifted_rows",
     "linear_logits",
     "nearness",
+    "proxy_of",
     "published_logits",
 ]
 
 
+def proxy_of(spec: Specification) -> Proxy:
+    """Return the linear proxy.
+
+    Raises:
+        ValueError: there is none, so nothing is stated about a model.
+    """
+    if spec.proxy is None:
+        raise ValueError(
+            "specification: expected one with a proxy, got a reduced set alone, which states "
+            "nothing about a model"
+        )
+    return spec.proxy
+
+
 def linear_logits(spec: Specification, rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n C"]:
     """Return the logits of the linear proxy."""
-    weights = np.asarray(spec.proxy.weights, np.float64)
-    return np.asarray(rows, np.float64) @ weights + np.asarray(spec.proxy.bias, np.float64)
+    proxy = proxy_of(spec)
+    weights = np.asarray(proxy.weights, np.float64)
+    return np.asarray(rows, np.float64) @ weights + np.asarray(proxy.bias, np.float64)
 
 
 def published_logits(

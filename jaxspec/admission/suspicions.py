@@ -15,6 +15,7 @@ import numpy as np
 from jaxspec.admission import duplicates
 from jaxspec.admission.plausibility import contradiction
 from jaxspec.admission.policy import Policy
+from jaxspec.admission.published import proxy_of
 from jaxspec.market import Market, evenly_spaced
 from jaxspec.matching import match
 from jaxspec.specify import Specification, UserSpecification
@@ -49,7 +50,9 @@ class Suspicions:
         self.market, self.policy = market, policy
         slots = evenly_spaced(market.slots, COMPARED) if len(market) else market.slots
         names = [market.ledger.ids[slot] for slot in slots.tolist()]
-        self.specs: dict[str, Specification] = {name: market[name] for name in names}
+        self.specs: dict[str, Specification] = {
+            name: spec for name in names if (spec := market[name]).proxy is not None
+        }
         self.thresholds: dict[str, float] = {}
         self.own: dict[str, dict[str, tuple[float, str]]] = {}
         if len(self.specs) >= MIN_MARKET:
@@ -62,22 +65,26 @@ class Suspicions:
     def of(self, specs: Mapping[str, Specification]) -> dict[str, dict[str, str]]:
         """Return {id: {kind: sentence}} of what is suspicious about specifications.
 
-        A specification is not compared with a learnware of the same id.
+        A specification is not compared with a learnware of the same id. Of one without a proxy
+        nothing is said: it states nothing about a model.
         """
+        silent = {name: {} for name, spec in specs.items() if spec.proxy is None}
+        specs = {name: spec for name, spec in specs.items() if name not in silent}
         others = dict(self.specs)
         if len(self.market) > len(self.specs):
             for learnware in self._nearest(specs):
                 others.setdefault(learnware, self.market[learnware])
+        others = {name: spec for name, spec in others.items() if spec.proxy is not None}
         if not specs or not others:
-            return {name: {} for name in specs}
+            return silent | {name: {} for name in specs}
         found = self._statistics(specs, others)
-        return {name: self._sentences(values) for name, values in found.items()}
+        return silent | {name: self._sentences(values) for name, values in found.items()}
 
     def _nearest(self, specs: Mapping[str, Specification]) -> list[str]:
         users = [
             UserSpecification(
                 spec.reduced_set,
-                spec.proxy,
+                proxy_of(spec),
                 None,
                 class_names=spec.class_names,
                 space_name=spec.space_name,

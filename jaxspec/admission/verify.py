@@ -19,6 +19,7 @@ from jaxspec.admission.published import (
     corrected_agreement,
     linear_logits,
     nearness,
+    proxy_of,
     published_logits,
 )
 from jaxspec.base import as_features, as_key, as_size, to_numpy
@@ -104,6 +105,7 @@ def verify(
             model on, or outputs that are not (n, something) numbers.
     """
     check_specification("specification", specification, space)
+    proxy_of(specification)
     if not callable(model):
         raise TypeError(f"model: expected a callable, got a {type(model).__name__}")
     count = as_size("rows", rows, minimum=MIN_ROWS)

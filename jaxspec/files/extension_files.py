@@ -103,16 +103,13 @@ def _is_of(view: View, market: Market) -> bool:
     own = (market.ids, market.space.digest, market.precision)
     if own != (view.ids, view.opened.space.digest, view.contents.precision):
         return False
-    ledger = market.ledger
-    for row, slot in enumerate(market.slots):
-        if view.ledger.entries[row] != ledger.entries[slot]:
-            return False
+    if view.ledger.entries != market.entries:
+        return False
     stored = view.contents.memory(COMPARED, len(view))
     view.contents.start(stored, 0, len(view)).wait()
     layout = view.contents.layout.joined(market.shared.layout)
-    with market.shared.lock:
-        mine = {name: np.asarray(getattr(market.shared.arrays, name)) for name in COMPARED}
-        rows = market.rows
+    arrays, rows = market.shared.arrays, market.rows
+    mine = {name: np.asarray(getattr(arrays, name)) for name in COMPARED}
     for name in COMPARED:
         shape = layout.shape(SCHEMA[name].axes, len(view))
         own_rows = pad_to(mine[name][rows], shape)

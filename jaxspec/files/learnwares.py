@@ -15,7 +15,7 @@ import numpy as np
 from jaxspec.base import pad_to
 from jaxspec.files.contents import Contents
 from jaxspec.files.entry_columns import entry_columns
-from jaxspec.market import SCHEMA, Layout, Ledger, Market, Rows, dtype_of, make_rows
+from jaxspec.market import ROW_ARRAYS, SCHEMA, Layout, Ledger, Market, Rows, dtype_of, make_rows
 from jaxspec.specify import Space, Specification
 
 __all__ = ["Learnwares", "joined", "of_contents", "of_market", "of_specifications"]
@@ -98,21 +98,20 @@ def of_market(market: Market, first_serial: int) -> Learnwares:
     """Return the learnwares of a market in memory, at least one."""
     ledger, slots, shared = market.ledger, market.slots, market.shared
     in_order = market.mesh is None and len(slots) == market.length
-    with shared.lock:  # the next `add` may use these arrays up
-        if in_order:
-            views = {name: np.asarray(value) for name, value in shared.stored_rows().items()}
-            class_ids = views["class_ids"][: len(slots)]
-        else:
-            class_ids = shared.take(slots)["class_ids"]
-        layout, origin = shared.layout, np.asarray(shared.arrays.origin)
+    arrays = shared.arrays  # kept, so they stay valid whatever is added meanwhile
+    if in_order:
+        views = {name: np.asarray(getattr(arrays, name)) for name in ROW_ARRAYS}
+        class_ids = views["class_ids"][: len(slots)]
+    else:
+        class_ids = shared.take(slots)["class_ids"]
+    layout, origin = shared.layout, np.asarray(arrays.origin)
     names, numbers = _used_names(ledger, class_ids)
 
     def read(first: int, last: int) -> Rows:
         if in_order:
             rows = {name: value[first:last] for name, value in views.items()}
         else:
-            with shared.lock:
-                rows = shared.take(slots[first:last])
+            rows = shared.take(slots[first:last])
         return {**rows, "class_ids": numbers[rows["class_ids"]]}
 
     return Learnwares(

@@ -165,7 +165,7 @@ class Codes:
             np.zeros(leaf.shape, leaf.dtype) for leaf in (self.stored.values, self.stored.scales)
         )
         values[at], scales[at] = kept.values[at], kept.scales[at]
-        self.stored = StoredCodes(*map(jnp.array, (values, scales, self._label_spaces)))
+        self._holder = Holder(StoredCodes(*map(jnp.array, (values, scales, self._label_spaces))))
         return int(np.argmin(kept.known)) if not kept.known.all() else len(kept.known)
 
     def append(self, market: Market, start: int) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 from jaxspec.base import ahead, as_size
 from jaxspec.matching.batch_answers import BatchAnswers
 from jaxspec.matching.batches import Decisions, groups_of
-from jaxspec.matching.decisions import Decision
 from jaxspec.matching.best import Best
+from jaxspec.matching.decisions import Decision
 from jaxspec.matching.places import Catalogue, catalogue_of, start_best
 from jaxspec.matching.query import Group, Query, check_choices, chosen_among
 from jaxspec.scoring import Score, as_score
@@ -225,6 +225,7 @@ def _started(
         scores=(),
         reuses=(),
         notes=(),
+        is_verified=asked.catalogue.is_verified,
         k=asked.k,
         among=asked.among,
         recall=0.99,
