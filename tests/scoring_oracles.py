@@ -270,7 +270,7 @@ def likelihood(space, specs, user, by_name):
     shared = np.array(shared)
     probability = part * (0.57 * shared + 1.14 * near - 0.61)
     agree = 0.25 * shared + 1.36 * near - 1.04
-    if has_probe.any():  # what is withheld counts as answers without knowledge
+    if has_probe.mean() >= 0.5:  # what is withheld counts as answers without knowledge
         chance = np.clip(0.57 * shared + 1.14 * near - 0.61, 0, 1) / len(user.class_names)
         probability = part * chance
         agree = np.minimum(agree, 0)
@@ -297,11 +297,11 @@ def likelihood(space, specs, user, by_name):
 def transfer(space, specs, user, by_name):
     follow = min((slope(space, specs) / 0.7) ** 2, 1.0)
     some_represented = any(spec.representation is not None for spec in specs)
-    some_probed = any(spec.probe_proxy is not None for spec in specs)
+    probed = np.mean([spec.probe_proxy is not None for spec in specs]) >= 0.5
     found = []
     for spec in specs:
         outputs = explained_by_outputs(space, spec, user)
-        if some_probed and spec.probe_proxy is None:
+        if probed and spec.probe_proxy is None:
             outputs -= 1
         if by_name or not some_represented or spec.representation is None:
             hidden = outputs

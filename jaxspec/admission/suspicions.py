@@ -68,7 +68,9 @@ class Suspicions:
         A specification is not compared with a learnware of the same id. Of one without a proxy
         nothing is said: it states nothing about a model.
         """
-        silent = {name: {} for name, spec in specs.items() if spec.proxy is None}
+        silent: dict[str, dict[str, str]] = {
+            name: {} for name, spec in specs.items() if spec.proxy is None
+        }
         specs = {name: spec for name, spec in specs.items() if name not in silent}
         others = dict(self.specs)
         if len(self.market) > len(self.specs):

@@ -42,6 +42,7 @@ from jaxspec.market.sampling import (
     calibrate_market,
     calibrate_rows,
     evenly_spaced,
+    most_publish_probes,
     sample_slots,
 )
 from jaxspec.market.schema import (
@@ -105,6 +106,7 @@ __all__ = [
     "partition_specs",
     "region",
     "replicated",
+    "most_publish_probes",
     "sample_slots",
     "witness",
     "write_rows",

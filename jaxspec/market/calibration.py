@@ -43,8 +43,8 @@ class Calibration:
         weights: (S, m).
         self_terms: (S,).
         used: (S,) bool, false in the padding.
-        probed: scalar bool, whether learnwares of the sample publish a probe proxy. The sample
-            prefers those that do, so it is false only where they are very rare.
+        probed: scalar bool, whether most learnwares of the market publish a probe proxy, so that
+            one without has withheld it. A few that publish one must not lower all others.
     """
 
     slope: Array
@@ -143,7 +143,7 @@ def calibrate(
     chance: Array,
     valid: Array,
     used: Array,
-    has_probe: Array,
+    probed: Array,
 ) -> Calibration:
     """Calibrate a market from a padded sample of S of its learnwares.
 
@@ -156,9 +156,8 @@ def calibrate(
         chance: (S, C, D) class probabilities at the landmarks.
         valid: (S, C) bool.
         used: (S,) bool.
-        has_probe: (S,), above zero where there is a probe proxy.
+        probed: scalar bool, whether most learnwares of the market publish a probe proxy.
     """
-    probed = ((has_probe > 0) & used).any()
     sample, m, d = points.shape
     if not landmarks.shape[0]:
         slope, mean = jnp.float32(PRIOR_SLOPE), jnp.zeros(0, jnp.float32)

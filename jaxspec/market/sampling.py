@@ -24,6 +24,7 @@ __all__ = [
     "calibrate_market",
     "calibrate_rows",
     "evenly_spaced",
+    "most_publish_probes",
     "sample_slots",
 ]
 
@@ -54,17 +55,26 @@ def sample_slots(ledger: Ledger, slots: Int[np.ndarray, " n"]) -> Int[np.ndarray
     return evenly_spaced(candidates[probed] if probed.any() else candidates, SAMPLE)
 
 
+def most_publish_probes(ledger: Ledger, slots: Int[np.ndarray, " n"]) -> bool:
+    """Tell whether at least half of the learnwares in these slots publish a probe proxy."""
+    entries = [ledger.entries[slot] for slot in evenly_spaced(slots, 4 * SAMPLE)]
+    return 2 * sum(entry.fidelity is not None for entry in entries) >= max(len(entries), 1)
+
+
 def calibrate_market(shared: GrowingArrays, slots: Int[np.ndarray, " n"]) -> Calibration:
     """Return the calibration of the learnwares in these slots, on every device of the mesh."""
     arrays = shared.arrays
     kernel = jax.tree.map(np.asarray, arrays.kernel)
     if len(slots) == 0:
         rows = shared.layout.empty(SAMPLE, shared.precision)
-        found = calibrate_rows(kernel, np.asarray(arrays.landmarks), rows, 0)
+        found = calibrate_rows(kernel, np.asarray(arrays.landmarks), rows, 0, probed=False)
     else:
         chosen = sample_slots(shared.ledger, slots)
+        probed = most_publish_probes(shared.ledger, slots)
         rows = shared.take(pad_to(chosen, (SAMPLE,), value=chosen[0]), all_processes=True)
-        found = calibrate_rows(kernel, np.asarray(arrays.landmarks), rows, len(chosen))
+        found = calibrate_rows(
+            kernel, np.asarray(arrays.landmarks), rows, len(chosen), probed=probed
+        )
     if shared.mesh is None:
         return found
     return devices.replicated(jax.tree.map(np.asarray, found), shared.mesh)
@@ -72,7 +82,7 @@ def calibrate_market(shared: GrowingArrays, slots: Int[np.ndarray, " n"]) -> Cal
 
 @devices.in_float32()
 def calibrate_rows(
-    kernel: Kernel, landmarks: Float[np.ndarray, "D d"], rows: Rows, count: int
+    kernel: Kernel, landmarks: Float[np.ndarray, "D d"], rows: Rows, count: int, *, probed: bool
 ) -> Calibration:
     """Return the calibration of stored rows, of which the first `count` are no padding.
 
@@ -81,6 +91,7 @@ def calibrate_rows(
         landmarks: relative to the market's origin.
         rows: {name: (SAMPLE, ...)} of `SAMPLED_ARRAYS`.
         count: learnwares in the sample.
+        probed: from `most_publish_probes`.
     """
     return calibrate(
         kernel,
@@ -91,5 +102,5 @@ def calibrate_rows(
         rows["probe_chances"].astype(np.float32) / CHANCE_STEPS,
         rows["class_ids"] >= 0,
         np.arange(SAMPLE) < count,
-        rows["has_probe"],
+        np.bool_(probed),
     )

@@ -145,10 +145,10 @@ class Likelihood:
     nearest in distribution) at the landmarks near it, as far as the peer can be believed, and C the
     closeness, weighed by what the market found out about itself.
 
-    In a market without probe proxies p and G are guessed; the guesses come from a regression on
-    six markets (correlations 0.88 and 0.63). Where others publish a probe proxy, a learnware
-    without one gets at most what answers without knowledge would get: p = 1 / (number of the
-    user's classes) and G = 0. With the guesses there, a model with random answers came into the
+    In a market where few have a probe proxy p and G are guessed; the guesses come from a regression
+    on six markets (correlations 0.88 and 0.63). Where at least half of the learnwares publish one,
+    a learnware without gets at most what answers without knowledge would get: p = 1 / (number of
+    the user's classes) and G = 0. With the guesses there, a model with random answers came into the
     first three for 33 % of users if it withheld its probe proxy, and for none if it published it.
 
     Attributes:

@@ -145,7 +145,7 @@ class Evidence:
         classes: how many classes the user has.
         slope: what the market says of closeness: nats of agreement per unit.
         following: how far the market's models follow the public features, from zero to one.
-        probed: whether learnwares of the market publish probe proxies at all.
+        probed: whether most learnwares of the market publish probe proxies.
     """
 
     squared_mmd: Float[Array, "rows Q"]

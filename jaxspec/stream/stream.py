@@ -28,6 +28,7 @@ from jaxspec.market import (
     Rows,
     calibrate_rows,
     in_float32,
+    most_publish_probes,
     sample_slots,
 )
 from jaxspec.matching import Best, Catalogue, Query, catalogue_of, start_best
@@ -160,11 +161,15 @@ def _sweep(
 
 def _calibration(folder: MarketFolder) -> Calibration:
     """Return the market's calibration, from the rows that a loaded market takes for it."""
-    chosen = sample_slots(folder.ledger, np.arange(len(folder)))
+    slots = np.arange(len(folder))
+    chosen = sample_slots(folder.ledger, slots)
+    probed = most_publish_probes(folder.ledger, slots)
     rows = folder.rows(SAMPLED_ARRAYS, pad_to(chosen, (SAMPLE,), value=chosen[0]))
     rows.setdefault("probe_chances", np.zeros((*rows["class_ids"].shape, 0), np.uint8))
     kernel = jax.tree.map(np.asarray, folder.fixed["kernel"])
-    return calibrate_rows(kernel, np.asarray(folder.fixed["landmarks"]), rows, len(chosen))
+    return calibrate_rows(
+        kernel, np.asarray(folder.fixed["landmarks"]), rows, len(chosen), probed=probed
+    )
 
 
 def _peers(
