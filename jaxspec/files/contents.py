@@ -134,11 +134,20 @@ class Contents:
         """Return the type of an array."""
         return dtype_of(SCHEMA[name].kind, self.precision)
 
-    def memory(self, names: Sequence[str], count: int) -> Rows:
-        """Return unused rows {name: (count, ...)} to read into; absent arrays are left out."""
+    def memory(self, names: Sequence[str], count: int, *, first_unused: int = 0) -> Rows:
+        """Return rows {name: (count, ...)} to read into; absent arrays are left out.
+
+        Args:
+            names: of the arrays.
+            count: how many rows.
+            first_unused: the rows from here on are unused rows; those before are about to be read.
+        """
         return {
             name: aligned_memory(
-                (count, *self.row_shape(name)), self.dtype(name), SCHEMA[name].fill
+                (count, *self.row_shape(name)),
+                self.dtype(name),
+                SCHEMA[name].fill,
+                first=first_unused,
             )
             for name in names
             if self.has_array(name) and SCHEMA[name].per_row

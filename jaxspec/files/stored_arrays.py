@@ -269,13 +269,22 @@ def read_into(memory: np.ndarray, stored: Any) -> Any:
     return tensorstore.array(memory, copy=False, write=True).write(stored)
 
 
-def aligned_memory(shape: tuple[int, ...], dtype: np.dtype[Any], fill: int = 0) -> np.ndarray:
-    """Return memory full of one value, at an address from which jax needs no copy."""
+def aligned_memory(
+    shape: tuple[int, ...], dtype: np.dtype[Any], fill: int = 0, *, first: int = 0
+) -> np.ndarray:
+    """Return memory at an address from which jax needs no copy.
+
+    Args:
+        shape: of the array.
+        dtype: of its numbers.
+        fill: the value of the rows from `first` on.
+        first: the rows before are about to be read, and hold anything.
+    """
     count = math.prod(shape) * dtype.itemsize
     buffer = np.empty(count + ALIGNMENT, np.uint8)
-    first = -buffer.ctypes.data % ALIGNMENT
-    memory = buffer[first : first + count].view(dtype).reshape(shape)
-    memory[...] = fill
+    start = -buffer.ctypes.data % ALIGNMENT
+    memory = buffer[start : start + count].view(dtype).reshape(shape)
+    memory[first:] = fill
     return memory
 
 

@@ -112,7 +112,7 @@ def load_rows(view: View, cls: type[Market] = Market, *, only_use: bool = False)
         ledger=ledger if only_use else ledger.part(range(count)),
     )
     names = [name for name, one in SCHEMA.items() if one.per_row and one.saved]
-    host = contents.memory(names, total)
+    host = contents.memory(names, total, first_unused=count)
     contents.start(host, 0, count).wait()
     for start in range(0, count, ROWS_TOGETHER):
         part = {n: v[start : min(start + ROWS_TOGETHER, count)] for n, v in host.items()}
