@@ -31,7 +31,7 @@ from jaxspec.files.versions import (
     place_of_version,
 )
 from jaxspec.files.view import View, view_of
-from jaxspec.specify import Space, Specification
+from jaxspec.specify import Limits, Space, Specification
 
 __all__ = ["append", "compact", "create", "remove", "roll_back", "update"]
 
@@ -39,7 +39,11 @@ FAN_OUT = 16  # segments of about one size that are merged into one
 
 
 def create(
-    target: Path, space: Space, specifications: Mapping[str, Specification], precision: str
+    target: Path,
+    space: Space,
+    specifications: Mapping[str, Specification],
+    precision: str,
+    limits: Limits,
 ) -> View:
     """Put the first version of a market in force, in a folder that has none.
 
@@ -54,7 +58,7 @@ def create(
                 specifications, space, precision, contents=None, first_serial=writer.next_serial
             )
         change = f"create with {len(specifications)}"
-        info = writer.commit(space, precision, [], new, change=change)
+        info = writer.commit(space, precision, [], new, limits=limits, change=change)
         return view_of(target, info.name)
 
 
@@ -108,6 +112,7 @@ def remove(target: Path, known: View, ids: Sequence[str], note: str) -> View:
                 opened.manifest.precision,
                 _without(view, rows),
                 None,
+                limits=opened.manifest.limits,
                 change=f"remove {len(rows)}",
                 note=note,
             )
@@ -123,6 +128,7 @@ def compact(target: Path, known: View, keep: int, note: str) -> View:
             opened.manifest.precision,
             [],
             _everything(view) if len(view) else None,
+            limits=opened.manifest.limits,
             change="compact",
             note=note,
             keep=keep,
@@ -142,6 +148,7 @@ def roll_back(target: Path, known: View, name: str, note: str) -> View:
             manifest.precision,
             manifest.segments,
             None,
+            limits=manifest.limits,
             change=f"rollback to {name}",
             note=note,
         )
@@ -200,6 +207,7 @@ def _with(
         precision,
         entries[:merged],
         new,
+        limits=opened.manifest.limits,
         change=f"{change} {len(specifications)}",
         note=note,
     )

@@ -48,7 +48,7 @@ from jaxspec.files.versions import (
     read_pointer,
     write_pointer,
 )
-from jaxspec.specify import Space
+from jaxspec.specify import Limits, Space
 
 __all__ = ["Writer", "checked_note", "writing"]
 
@@ -81,6 +81,7 @@ class Writer:
         segments: Sequence[SegmentEntry],
         new: Learnwares | None,
         *,
+        limits: Limits,
         change: str,
         note: str = "",
         keep: int | None = None,
@@ -93,6 +94,7 @@ class Writer:
             precision: in which rows are stored.
             segments: that are there already, in order.
             new: learnwares that are written to a further segment, or None.
+            limits: of specifications that enter.
             change: what the history says.
             note: likewise.
             keep: versions to keep, this one included; None for all.
@@ -113,7 +115,7 @@ class Writer:
                 sync_to_disk(folder.parent)
                 nothing = np.zeros(0, np.int64)
                 entries.append(SegmentEntry(folder.name, checksum, len(new.ids), nothing))
-            manifest = Manifest(*self._put_space(space), precision, tuple(entries))
+            manifest = Manifest(*self._put_space(space), precision, limits, tuple(entries))
             text = manifest_text(manifest)
             write_atomically(place, text)
             now = datetime.datetime.now(datetime.timezone.utc)

@@ -20,8 +20,8 @@ from jaxspec.files.verification import verify_view
 from jaxspec.files.versions import VersionInfo, read_pointer
 from jaxspec.files.view import View, view_of
 from jaxspec.files.whole_market import load_rows
-from jaxspec.market import Market, check_precision, checked_mapping, checked_mesh
-from jaxspec.specify import Space, Specification
+from jaxspec.market import Market, as_limits, check_precision, checked_mapping, checked_mesh
+from jaxspec.specify import Limits, Space, Specification
 
 __all__ = ["MarketFolder"]
 
@@ -76,6 +76,7 @@ class MarketFolder(StoredMarket):
         specifications: Mapping[str, Specification] | None = None,
         *,
         precision: str = "float32",
+        limits: Limits | None = None,
     ) -> MarketFolder:
         """Make a market on disk, and open its first version.
 
@@ -84,6 +85,7 @@ class MarketFolder(StoredMarket):
             space: what all of its specifications live in.
             specifications: {id: specification}; None for an empty market.
             precision: as for `Market`.
+            limits: as for `Market`; they are kept in the folder.
 
         Raises:
             TypeError, ValueError: as `Market`. Nothing is written then.
@@ -93,10 +95,12 @@ class MarketFolder(StoredMarket):
         if not isinstance(space, Space):
             raise TypeError(f"space: expected a Space, got a {type(space).__name__}")
         given = {} if specifications is None else specifications
-        specs = checked_mapping("specifications", given, space)
+        own = as_limits(limits)
+        specs = checked_mapping("specifications", given, space, own)
         folder = cls.__new__(cls)
         folder.path = target
-        folder._become(changes.create(target, space, specs, check_precision(precision)), None)
+        view = changes.create(target, space, specs, check_precision(precision), own)
+        folder._become(view, None)
         return folder
 
     # How it is opened and closed
@@ -144,6 +148,11 @@ class MarketFolder(StoredMarket):
 
     # How it changes
 
+    @property
+    def limits(self) -> Limits:
+        """How large a specification may be that enters."""
+        return self._view.opened.manifest.limits
+
     def append(
         self, specifications: Mapping[str, Specification], *, note: str = ""
     ) -> MarketFolder:
@@ -157,7 +166,7 @@ class MarketFolder(StoredMarket):
             TypeError, ValueError: as `Market.add`. Nothing is added then.
             FileError: somebody else is writing, or it cannot be written.
         """
-        specs = checked_mapping("specifications", specifications, self.space)
+        specs = checked_mapping("specifications", specifications, self.space, self.limits)
         text = checked_note(note)
         return self._at(changes.append(self.path, self._view, specs, text)) if specs else self
 
@@ -172,7 +181,7 @@ class MarketFolder(StoredMarket):
             KeyError, TypeError, ValueError: as `Market.update`. Nothing is changed then.
             FileError: as `append`.
         """
-        specs = checked_mapping("specifications", specifications, self.space)
+        specs = checked_mapping("specifications", specifications, self.space, self.limits)
         text = checked_note(note)
         return self._at(changes.update(self.path, self._view, specs, text)) if specs else self
 

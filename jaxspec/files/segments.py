@@ -246,7 +246,7 @@ def _different_strings(name: str, values: Any, longest: int) -> list[str]:
     good = isinstance(values, list) and all(
         isinstance(one, str) and 0 < len(one) <= longest for one in values
     )
-    good = good and 0 < len(values) == len(set(values))
+    good = good and len(values) == len(set(values))
     require(good, f"{name}: expected different, non-empty strings of at most {longest} characters")
     return list(values)
 
@@ -300,6 +300,6 @@ def _label_spaces(
     spaces = [row[:size].tolist() for row, size in zip(rows, sizes, strict=True)]
     good = -1 <= rows.min() <= rows.max() < len(names)
     good &= bool(((rows >= 0) == (np.arange(rows.shape[1]) < sizes[:, None])).all())
-    good &= all(len(set(one)) == len(one) >= 2 for one in spaces)
+    good &= all(len(set(one)) == len(one) != 1 for one in spaces)
     require(good, f"class_ids: expected rows of different numbers in 0..{len(names) - 1}")
     return [tuple(names[number] for number in one) for one in spaces], space_of.ravel().tolist()

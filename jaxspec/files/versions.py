@@ -24,6 +24,7 @@ from jaxspec.files.bounded_json import json_text, parse_json, require
 from jaxspec.files.entry_columns import MAX_COUNT
 from jaxspec.files.regular_files import MARKET_POINTER, read_limited
 from jaxspec.market import check_precision
+from jaxspec.specify import Limits
 
 __all__ = [
     "EXTENSIONS",
@@ -145,12 +146,14 @@ class Manifest:
         space: the file of the space.
         space_checksum: of this file.
         precision: in which rows are stored.
+        limits: of specifications that enter.
         segments: in the market's order.
     """
 
     space: str
     space_checksum: int
     precision: str
+    limits: Limits
     segments: tuple[SegmentEntry, ...]
 
     @property
@@ -239,6 +242,7 @@ def manifest_text(manifest: Manifest) -> bytes:
     document = {
         "space": [manifest.space, manifest.space_checksum],
         "precision": manifest.precision,
+        "limits": dataclasses.asdict(manifest.limits),
         "segments": [
             [one.name, one.checksum, one.count, one.removed.tolist()] for one in manifest.segments
         ],
@@ -261,7 +265,7 @@ def parse_manifest(file: Path, checksum: int | None) -> Manifest:
     good = checksum is None or zlib.crc32(data) == checksum
     require(good, f"{file.name}: its checksum is wrong, so it is damaged")
     document = parse_json(file.name, data, depth=4)
-    _check_names(file.name, document, ["precision", "segments", "space"])
+    _check_names(file.name, document, ["limits", "precision", "segments", "space"])
     space, segments = document["space"], document["segments"]
     good = isinstance(space, list) and len(space) == 2 and type(space[1]) is int
     require(good, f"space: expected a file and a checksum, got {space!r:.80}")
@@ -269,9 +273,10 @@ def parse_manifest(file: Path, checksum: int | None) -> Manifest:
     entries = tuple(_segment_entry(one) for one in segments)
     names = {one.name for one in entries}
     require(len(names) == len(entries), "segments: expected different names")
-    return Manifest(
-        _name(SPACES, space[0]), space[1], check_precision(document["precision"]), entries
-    )
+    limits = document["limits"]
+    _check_names("limits", limits, sorted(field.name for field in dataclasses.fields(Limits)))
+    precision = check_precision(document["precision"])
+    return Manifest(_name(SPACES, space[0]), space[1], precision, Limits(**limits), entries)
 
 
 def _check_names(what: str, document: Any, names: list[str]) -> None:

@@ -66,6 +66,7 @@ def commit_market(writer: Writer, market: Market) -> None:
         market.precision,
         [],
         of_market(market, writer.next_serial),
+        limits=market.limits,
         change=f"save {len(market)}",
         keep=1,
         extensions={},
@@ -101,7 +102,7 @@ def load_rows(view: View, cls: type[Market] = Market, *, only_use: bool = False)
     opened, contents, ledger = view.opened, view.contents, view.ledger
     count, layout = len(contents), contents.layout
     if count == 0:
-        return cls(opened.space, precision=contents.precision)
+        return cls(opened.space, precision=contents.precision, limits=opened.manifest.limits)
     total = capacity(count)
     shared = GrowingArrays(
         opened.space,
@@ -133,7 +134,7 @@ def load_rows(view: View, cls: type[Market] = Market, *, only_use: bool = False)
         rows[name] = jnp.array(host.pop(name))  # so that no two copies of everything exist
     shared.place(rows)
     _compile_growth(shared, count)
-    return cls.from_parts(shared, count)
+    return cls.from_parts(shared, count, limits=opened.manifest.limits)
 
 
 def _check_sample(host: Rows, count: int, making: Making, ledger: Ledger) -> None:

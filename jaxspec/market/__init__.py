@@ -34,7 +34,7 @@ from jaxspec.market.devices import (
 from jaxspec.market.extension import MarketExtension, PackedExtension
 from jaxspec.market.growing_arrays import GrowingArrays, capacity
 from jaxspec.market.ledger import Entry, Ledger
-from jaxspec.market.market import Market
+from jaxspec.market.market import Market, as_limits
 from jaxspec.market.precision import PRECISIONS, check_precision, decode_points, dtype_of
 from jaxspec.market.row_making import MadeRows, make_rows, making_of
 from jaxspec.market.sampling import (
@@ -56,6 +56,7 @@ from jaxspec.market.schema import (
 )
 
 __all__ = [
+    "as_limits",
     "CHANCE_STEPS",
     "FIXED_ARRAYS",
     "MAX_ID",

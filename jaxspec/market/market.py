@@ -35,7 +35,7 @@ from jaxspec.specify import Limits, ProbeProxy, Proxy, Space, Specification
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["Market"]
+__all__ = ["Market", "as_limits"]
 
 
 class Market(Mapping[str, Specification], Persistent):
@@ -67,7 +67,7 @@ class Market(Mapping[str, Specification], Persistent):
         if not isinstance(space, Space):
             raise TypeError(f"space: expected a Space, got a {type(space).__name__}")
         given = {} if specifications is None else specifications
-        limits = _as_limits(limits)
+        limits = as_limits(limits)
         specs = checked_mapping("specifications", given, space, limits)
         points = [spec.reduced_set.points for spec in specs.values()]
         shared = build(
@@ -110,7 +110,7 @@ class Market(Mapping[str, Specification], Persistent):
     ) -> Market:
         """Return the version of shared arrays with this length; for those who build the arrays."""
         market = cls.__new__(cls)
-        market._become(shared, length, removed, marked, _as_limits(limits))
+        market._become(shared, length, removed, marked, as_limits(limits))
         return market
 
     @classmethod
@@ -143,7 +143,7 @@ class Market(Mapping[str, Specification], Persistent):
         Raises:
             TypeError, ValueError: as `Market`, or a repeated id, or a count that is not met.
         """
-        limits = _as_limits(limits)
+        limits = as_limits(limits)
         shared, length = build_stacked(
             space,
             batches,
@@ -494,7 +494,7 @@ class Market(Mapping[str, Specification], Persistent):
             TypeError: not `Limits`.
         """
         return Market.from_parts(
-            self._shared, self._length, self._removed, self._marked, limits=_as_limits(limits)
+            self._shared, self._length, self._removed, self._marked, limits=as_limits(limits)
         )
 
     def _version(
@@ -601,7 +601,12 @@ class Market(Mapping[str, Specification], Persistent):
         return frozenset(i for i, slot in enumerate(kept.tolist()) if slot in self._marked)
 
 
-def _as_limits(limits: Any) -> Limits:
+def as_limits(limits: Any) -> Limits:
+    """Return limits; the default ones for None.
+
+    Raises:
+        TypeError: not `Limits`.
+    """
     if not isinstance(limits, Limits | None):
         raise TypeError(f"limits: expected Limits, got a {type(limits).__name__}: {limits!r:.80}")
     return Limits() if limits is None else limits

@@ -149,3 +149,15 @@ def test_specify_warns_where_a_market_would_refuse_by_default():
     long = ["x" * 201, *names(3)]
     with pytest.warns(js.LimitWarning, match="at most 200 characters in a class name, got 201"):
         js.specify(SPACE, features, labels, class_names=long, size=2)
+
+
+def test_limits_are_saved_with_the_market_and_hold_on_disk(small, tmp_path):
+    small.save(tmp_path / "market")
+    assert js.Market.load(tmp_path / "market").limits == SMALL
+    folder = js.MarketFolder(tmp_path / "market")
+    with pytest.raises(ValueError, match="'new': expected at most .* points"):
+        folder.append({"new": sized(points=SMALL.points + 1)})
+    after = folder.remove(["m0"]).compact()
+    assert after.limits == after.load().limits == SMALL
+    other = js.MarketFolder.create(tmp_path / "other", SPACE, limits=SMALL)
+    assert other.limits == SMALL

@@ -112,9 +112,6 @@ def test_an_index_of_reduced_sets_answers_the_same(bare):
         js.match(index, made_user(1), k=2, method="likelihood")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the format of market folders refuses learnwares without class names"
-)
 def test_a_saved_market_of_reduced_sets_is_loaded_and_streamed(bare, tmp_path):
     bare.save(tmp_path / "market")
     for again in (js.Market.load(tmp_path / "market"), js.MarketFolder(tmp_path / "market")):
