@@ -229,4 +229,4 @@ def test_a_description_of_terabytes_does_not_end_the_process(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert "points/.zarray: expected chunks" in done.stdout
+    assert "points/.zarray: expected shape" in done.stdout
