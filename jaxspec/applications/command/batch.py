@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from jaxspec.applications.command import markets
-from jaxspec.applications.command.errors import FILE_REFUSED, CommandError, WrongUse, blamed
+from jaxspec.applications.command.errors import FILE_REFUSED, WrongUse, blamed
 from jaxspec.applications.command.library import library
 from jaxspec.applications.command.match import LabelSpaces, Method, Reuse, SpacesKind
 from jaxspec.applications.command.options import Force, MarketPath, Where
@@ -74,17 +74,14 @@ def batch(
     require_input(*users)
     check_output(output, force=force)
     js = library(session)
-    if not hasattr(js, "match_many"):
-        raise CommandError("this build of jaxspec lacks `match_many`; install a newer one")
     options: dict[str, Any] = {
         "k": k,
         "batch_size": batch_size,
         "method": method,
         "reuse": None if reuse is None else reuse.value,
         "label_spaces": label_spaces.value,
+        "verified": verified,
     }
-    if verified:
-        options["verified"] = True
     if force:
         output.unlink(missing_ok=True)
     with markets.asked(js, session, market, stream=stream) as place:

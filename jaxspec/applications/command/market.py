@@ -196,7 +196,7 @@ def list_learnwares(
         mask = markets.selected(folder, where)
         places = np.arange(len(folder)) if mask is None else np.flatnonzero(mask)
         about = {name: folder.about[name] for name in sorted(folder.about)}
-        verified = getattr(folder, "verified", None)  # (M,) where the library keeps it
+        verified = folder.verified
         rows = [
             {
                 "id": folder.ids[place],
@@ -206,7 +206,7 @@ def list_learnwares(
                     for name, column in about.items()
                     if _is_there(column[place])
                 },
-                **({} if verified is None else {"verified": bool(verified[place])}),
+                "verified": bool(verified[place]),
             }
             for place in places[:limit]
         ]
@@ -219,13 +219,13 @@ def list_learnwares(
     }
 
     def render(console: Any) -> None:
-        headings = ["learnware", "classes", *([] if verified is None else ["verified"]), *about]
+        headings = ["learnware", "classes", "verified", *about]
         columns = [(name, "left") for name in headings]
         entries = [
             (
                 row["id"],
                 _short(row["class_names"]),
-                *([] if verified is None else ["yes" if row["verified"] else "no"]),
+                "yes" if row["verified"] else "no",
                 *(row["about"].get(name, "-") for name in about),
             )
             for row in rows

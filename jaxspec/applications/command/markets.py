@@ -2,7 +2,6 @@
 
 Each function opens the folder, does one thing through the library, and closes it. A new market is
 made beside its place and renamed into it, so that an interrupt leaves the old one or the new one.
-What a build of the library lacks is said in words.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxspec.applications.command.describe import kind_of
-from jaxspec.applications.command.errors import CommandError, FileRefused, WrongUse, one_line
+from jaxspec.applications.command.errors import FileRefused, WrongUse, one_line
 from jaxspec.applications.command.output import require_input
 from jaxspec.applications.command.session import Session
 
@@ -52,19 +52,10 @@ def require_market(path: Path) -> None:
         raise FileRefused(path, "expected the folder of a market, got something else")
 
 
-def _lacking(what: str) -> CommandError:
-    return CommandError(f"this build of jaxspec lacks {what}; install a newer one")
-
-
-@contextlib.contextmanager
-def opened(js: Any, path: Path) -> Iterator[Any]:
+def opened(js: Any, path: Path) -> AbstractContextManager[Any]:
     """Open a market for reading; the version that is opened stays readable until the end."""
-    folder = js.MarketFolder(path)
-    try:
-        yield folder
-    finally:
-        if hasattr(folder, "close"):
-            folder.close()
+    folder: AbstractContextManager[Any] = js.MarketFolder(path)
+    return folder
 
 
 def load(js: Any, path: Path) -> Any:
@@ -94,11 +85,7 @@ def create(js: Any, path: Path, space: Any, specs: Mapping[str, Any], *, precisi
     """
     beside = path.absolute().parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
     try:
-        if hasattr(js.MarketFolder, "create"):
-            made = js.MarketFolder.create(beside, space, specs, precision=precision)
-            made.close()
-        else:
-            js.Market(space, specs, precision=precision).save(beside)
+        js.MarketFolder.create(beside, space, specs, precision=precision).close()
         if os.path.lexists(path):
             old = beside.with_suffix(".old")
             os.replace(path, old)
@@ -133,12 +120,6 @@ def remove(js: Any, path: Path, ids: Sequence[str], *, note: str) -> dict[str, A
 
 
 def _changed(js: Any, path: Path, how: str, what: Any, note: str) -> dict[str, Any]:
-    if not hasattr(js.MarketFolder, how):  # a library that writes markets as a whole only
-        market = load(js, path)
-        market = getattr(market, {"append": "add"}.get(how, how))(what)
-        market.save(path)
-        with opened(js, path) as folder:
-            return _facts(folder)
     with opened(js, path) as folder:
         return _kept(getattr(folder, how)(what, note=note))
 
@@ -158,12 +139,10 @@ def _facts(folder: Any) -> dict[str, Any]:
 def history(js: Any, path: Path) -> list[dict[str, Any]]:
     """Return the versions of a market, oldest first."""
     with opened(js, path) as folder:
-        if not hasattr(folder, "history"):
-            raise _lacking("the history of a market")
         return [
             {
                 "name": str(one.name),
-                "time": _time_text(one.time),
+                "time": one.time.isoformat(timespec="seconds"),
                 "learnwares": int(one.count),
                 "change": str(one.change),
                 "note": str(one.note),
@@ -172,28 +151,19 @@ def history(js: Any, path: Path) -> list[dict[str, Any]]:
         ]
 
 
-def _time_text(time: Any) -> str:
-    return str(time.isoformat(timespec="seconds") if hasattr(time, "isoformat") else time)
-
-
 def rollback(js: Any, path: Path, name: str) -> dict[str, Any]:
     """Make a new version with the content of an old one, and return its facts."""
     with opened(js, path) as folder:
-        if not hasattr(folder, "rollback"):
-            raise _lacking("`rollback` of a market")
-        try:
-            return _kept(folder.rollback(name))
-        except (KeyError, ValueError) as error:
-            if isinstance(error, js.FileError):
-                raise
-            raise WrongUse(f"VERSION: {one_line(error)}") from error
+        names = [one.name for one in folder.history()]
+        if name not in names:
+            shown = ", ".join(names[-5:])
+            raise WrongUse(f"VERSION: expected one that is kept ({shown}), got {name!r:.80}")
+        return _kept(folder.rollback(name))
 
 
 def compact(js: Any, path: Path, *, keep: int, note: str) -> dict[str, Any]:
     """Rewrite a market into one piece and forget old versions; return its facts."""
     with opened(js, path) as folder:
-        if not hasattr(folder, "compact"):
-            raise _lacking("`compact` of a market")
         return _kept(folder.compact(keep=keep, note=note))
 
 
@@ -204,10 +174,7 @@ def verify(js: Any, path: Path) -> dict[str, Any]:
         FileError: something is damaged; the message names it.
     """
     with opened(js, path) as folder:
-        if hasattr(folder, "verify"):
-            folder.verify()
-            return _facts(folder)
-        load(js, path)
+        folder.verify()
         return _facts(folder)
 
 
@@ -219,8 +186,6 @@ def selected(place: Any, where: str | None) -> Any:
     """
     if where is None:
         return None
-    if not hasattr(place.about, "where"):
-        raise _lacking("filters (`--where`)")
     try:
         return np.asarray(place.about.where(where))
     except (ValueError, TypeError, KeyError) as error:
@@ -229,13 +194,9 @@ def selected(place: Any, where: str | None) -> Any:
 
 def save_index(index: Any, path: Path) -> None:
     """Save an index beside its market."""
-    if not hasattr(index, "save"):
-        raise _lacking("saved indexes")
     index.save(path)
 
 
 def load_index(js: Any, path: Path) -> Any:
     """Return the saved index of a market."""
-    if not hasattr(js.Index, "load"):
-        raise _lacking("saved indexes")
     return js.Index.load(path)

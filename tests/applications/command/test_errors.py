@@ -4,8 +4,6 @@ import builtins
 import json
 import shutil
 import sys
-from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +11,6 @@ from made_commands import NAMES, made_files, run, task
 
 import jaxspec as js
 from jaxspec.applications import command
-from jaxspec.applications.command import markets
-from jaxspec.applications.command.admission import admitted
 from jaxspec.applications.command.errors import CommandError, report
 
 
@@ -146,30 +142,6 @@ def test_a_damaged_market_does_not_verify(files, tmp_path):
     data[len(data) // 2] ^= 255
     largest.write_bytes(data)
     refused("market", "verify", market, code=3, says=["market.jax"])
-
-
-def test_what_a_build_of_the_library_lacks_is_said(files):
-    """A library whose folders, indexes and filters lack the methods that this command calls."""
-
-    class Old:
-        about: ClassVar[dict[str, str]] = {}
-
-        def __init__(self, *_):
-            pass
-
-    old, path = SimpleNamespace(MarketFolder=Old, Index=Old), files / "market.jax"
-    for function in (
-        lambda: markets.history(old, path),
-        lambda: markets.rollback(old, path, "v1"),
-        lambda: markets.compact(old, path, keep=1, note=""),
-        lambda: markets.selected(Old(), "licence = MIT"),
-        lambda: markets.save_index(Old(), path),
-        lambda: markets.load_index(old, path),
-        lambda: admitted(old, None, {}, None),
-    ):
-        with pytest.raises(CommandError, match="this build of jaxspec lacks") as caught:
-            function()
-        assert caught.value.code == 1
 
 
 def test_debug_prints_the_traceback(capsys):

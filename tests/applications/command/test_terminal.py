@@ -36,7 +36,9 @@ class Terminal(io.StringIO):
 def start(*arguments, **options):
     """Start the command in a process of its own, as the installed script does."""
     code = (
-        "import sys; sys.argv[0] = 'jaxspec'\n"
+        "import signal, sys; sys.argv[0] = 'jaxspec'\n"
+        # Where the tests run in the background, children would ignore interrupts.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from jaxspec.applications.command import main\n"
         "try:\n    main()\n"
         "finally:\n    print('jax imported:', 'jax' in sys.modules, file=sys.stderr)\n"
@@ -97,7 +99,9 @@ def test_nothing_in_a_file_steers_the_terminal(monkeypatch):
     assert "\\x1b[31m[bold]evil\\n" in stream.getvalue()
 
 
-def test_a_pipe_gets_lines_of_any_length_without_spaces_at_their_ends(capsys):
+def test_a_pipe_gets_lines_of_any_length_without_spaces_at_their_ends(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+
     def render(console):
         console.print(table([("id", "left"), ("n", "right")], [("x" * 300, 1), ("y", 2)], fold=0))
         console.print(plain("- " + "words " * 50 + "end"))
