@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import alike
 from drawn_markets import drawn, drawn_market, drawn_user, near_user, one_width, space_of
 
 import jaxspec as js
@@ -89,7 +90,7 @@ def assert_same(got, want):
 # The same answers
 
 
-@pytest.mark.parametrize("place", ["market", "index", "folder"])
+@pytest.mark.parametrize("place", alike("market", "folder", "index"))
 def test_a_job_answers_as_match_does_in_the_order_of_the_users(
     place, market, folder, stacked, wanted
 ):
@@ -280,8 +281,8 @@ def stopped_job(market, users, output, after, **options):
         js.match_many(market, users, output=output, progress=progress, **options)
 
 
-@pytest.mark.parametrize("kind", ["stacked", "mapping"])
-@pytest.mark.parametrize("name", ["answers.npz", "answers"])
+@pytest.mark.parametrize("kind", alike("stacked", "mapping"))
+@pytest.mark.parametrize("name", alike("answers.npz", "answers"))
 def test_a_job_goes_on_where_it_was_interrupted(kind, name, market, stacked, tmp_path, monkeypatch):
     if name == "answers":
         pytest.importorskip("pyarrow")

@@ -339,7 +339,6 @@ def outcome(request):
 
 # The others take minutes: `pytest -m slow`.
 QUICK = (
-    "check_a_few_candidates_of_many_are_those_of_one_device",
     "check_growth_and_removal",
     "check_a_spread_index_cannot_be_pickled",
 )

@@ -92,6 +92,7 @@ def test_products_of_class_vectors_are_right_however_rows_came(tmp_path, precisi
         np.testing.assert_allclose(kept, vectors @ vectors.swapaxes(1, 2), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_with_many_classes_products_are_not_kept_and_scores_are_the_same(tmp_path, monkeypatch):
     few, wide = made_market(3), {"wide": made_specification(5, classes=12)}
     kept = few.add(wide)

@@ -90,6 +90,7 @@ def test_eight_threads_read_and_grow_one_market(specs, tmp_path):
     assert js.Market.load(tmp_path / "market").ids == market.ids
 
 
+@pytest.mark.slow
 def test_an_index_is_searched_while_it_grows(specs):
     index, user = js.Index.build(js.Market(SPACE, specs)), made_user(1)
     best = js.match(index, user, k=3).ids

@@ -134,7 +134,7 @@ def test_other_kernels_match_too(kind):
 # One question put in several ways
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", alike("likelihood", "transfer", "classwise", "rkme"))
 def test_the_best_k_are_those_of_all_scores(market, method):
     users = [made_user(1), made_user(2, classes=3), made_user(3, class_names=OTHERS)]
     for user, whole in zip(users, js.match(market, users, method=method), strict=True):

@@ -377,10 +377,7 @@ def outcome(request):
 # The others take minutes: `pytest -m slow`.
 QUICK = (
     "check_all_methods_on_a_line_of_devices",
-    "check_users_without_labels",
-    "check_equal_scores_keep_the_order",
     "check_growth_and_removal",
-    "check_int8",
     "check_every_device_holds_only_its_part",
 )
 

@@ -9,7 +9,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SPACE, made_specification, made_user
+from conftest import SPACE, alike, made_specification, made_user
 
 import jaxspec as js
 from jaxspec.market.calibration import MAX_SLOPE
@@ -53,7 +53,7 @@ def strangers():
     }
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", alike("float32", "int8"))
 def test_scores_are_finite_and_honest_ones_keep_their_bits(honest, precision):
     users = [made_user(1), made_user(2, class_names=list("wxyz"))]
     odd = strangers()
