@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from made_models import averaged, made, model_of, probe, space, specified, useless_model
+from made_owners import averaged, made, model_of, probe, space, specified, useless_model
 
 import jaxspec as js
 from jaxspec.admission import duplicates

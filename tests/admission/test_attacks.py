@@ -6,7 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_models import NAMES, REGIONS, averaged, made, rows_of, space, useless_model
+from made_owners import NAMES, REGIONS, averaged, made, rows_of, space, useless_model
 
 import jaxspec as js
 from jaxspec.specify import fit_proxy

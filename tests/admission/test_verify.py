@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_models import averaged, made, probe, rows_of, space, useless_model
+from made_owners import averaged, made, probe, rows_of, space, useless_model
 
 import jaxspec as js
 from jaxspec.admission.verify import _below, _wilson
