@@ -5,10 +5,10 @@ it is missing. Nothing that is imported here, or by `app`, imports jax: `library
 use, so that `--help` and wrong arguments are answered at once.
 
 `app` collects the commands, which live one group a file (`space`, `specify`, `inspect_files`,
-`market`, `market_versions`, `match`, `batch`, `demo`). What they share: `session` (options of all
-commands), `errors` (exit codes), `output` and `progress`, `inputs` and `pictures` (data of users),
-`describe` (what is printed about an object), and `markets`, the only file that touches a market on
-disk.
+`market`, `market_versions`, `market_audit`, `match`, `batch`, `demo`). What they share: `session`
+(options of all commands), `errors` (exit codes), `output` and `progress`, `inputs` and `pictures`
+(data of users), `describe` (what is printed about an object), and `markets`, the only file that
+touches a market on disk.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import numpy as np
 import typer
 
-from jaxspec.applications.command import market_versions, markets
+from jaxspec.applications.command import market_audit, market_versions, markets
 from jaxspec.applications.command.admission import Verdict, admitted
 from jaxspec.applications.command.errors import FILE_REFUSED, blamed
 from jaxspec.applications.command.library import library
@@ -264,3 +264,4 @@ def _said(document: dict[str, Any], *lines: str, code: int = 0) -> Answer:
 
 
 market_versions.register(app)
+market_audit.register(app)

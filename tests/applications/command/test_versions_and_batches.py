@@ -87,3 +87,24 @@ def test_admission_refuses_a_copy_and_a_dry_run_changes_nothing(market, tmp_path
     assert len(js.Market.load(market)) == 3
     assert run_json(*add, "--policy", "suspicious=warn")["added"] == ["copy"]
     assert len(js.Market.load(market)) == 4
+
+
+def test_an_audit_compares_recorded_outputs_with_what_was_published(market, tmp_path):
+    files = made_files()
+    assert run_json("market", "audit", market)["suspicious"] == {}
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    for name, owner in (("north", "north"), ("east", "south")):
+        with np.load(files / f"{owner}.npz") as data:
+            answers = data["probe_outputs"]
+        # The model of "east" has other answers than it published.
+        np.save(folder / f"{name}.npy", answers if name == owner else answers[:, ::-1])
+    found = run_json("market", "audit", market, "--outputs", folder, code=3)
+    assert (found["ran"], found["verified"], list(found["refused"])) == (2, ["north"], ["east"])
+    np.save(folder / "east.npy", np.zeros((3, 3)))
+    assert (
+        "one per row of the probe"
+        in run("market", "audit", market, "--outputs", folder, code=3).stderr
+    )
+    (folder / "east.npy").rename(folder / "nobody.npy")
+    assert "nobody" in run("market", "audit", market, "--outputs", folder, code=3).stderr
