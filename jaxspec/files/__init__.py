@@ -10,15 +10,13 @@ it is checked before use, and never run.
 import importlib
 import pkgutil
 
-from jaxspec.files.contents import Blocks
+from jaxspec.files.folders import Blocks, MarketFolder, VersionInfo
 from jaxspec.files.learnware import from_learnware, from_learnware_folder, to_learnware
-from jaxspec.files.market_folder import MarketFolder
 from jaxspec.files.regular_files import seems_to_be
 from jaxspec.files.signatures import sign_file, signer_of
 from jaxspec.files.specification_files import read_user_arrays
 from jaxspec.files.users_file import UsersFile, is_users_file
 from jaxspec.files.users_writer import save_users
-from jaxspec.files.versions import VersionInfo
 
 __all__ = [
     "Blocks",
@@ -36,5 +34,5 @@ __all__ = [
     "to_learnware",
 ]
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)

@@ -12,7 +12,7 @@ from killed_writer import small_space, small_specification
 from made_files import REPOSITORY, assert_same, made_space, made_specification, made_user, refused
 
 import jaxspec as js
-from jaxspec.files import changes
+from jaxspec.files.folders import changes
 from jaxspec.market import ROW_ARRAYS, SCHEMA
 
 
@@ -245,7 +245,7 @@ def test_changes_that_cannot_be_made_change_nothing(tmp_path):
 
 HOLDER = """
 import sys, pathlib
-from jaxspec.files.commits import writing
+from jaxspec.files.folders.commits import writing
 with writing(pathlib.Path(sys.argv[1])):
     print("writing", flush=True)
     sys.stdin.read()

@@ -27,8 +27,8 @@ from test_specification_files import Bomb
 
 import jaxspec as js
 from jaxspec.base import FileError
-from jaxspec.files import segments, stored_arrays
-from jaxspec.files.entry_columns import ENTRY_COLUMNS
+from jaxspec.files.folders import segments, stored_arrays
+from jaxspec.files.folders.entry_columns import ENTRY_COLUMNS
 from jaxspec.market import SCHEMA, Entry
 from jaxspec.specify import About
 

@@ -20,7 +20,7 @@ from drawn_markets import (
 
 import jaxspec as js
 from jaxspec.base import FileError
-from jaxspec.files import contents as reader
+from jaxspec.files.folders import contents as reader
 from jaxspec.scoring import METHODS
 from jaxspec.stream import blocks as stream_blocks
 from jaxspec.stream import state as stream_state

@@ -18,19 +18,19 @@ import numpy as np
 
 from jaxspec.base import reading
 from jaxspec.files.bounded_json import require
-from jaxspec.files.commits import Writer, writing
-from jaxspec.files.contents import Part
-from jaxspec.files.learnwares import Learnwares, joined, of_contents, of_specifications
-from jaxspec.files.opened_version import OpenedVersion, lease
-from jaxspec.files.segments import enter_segment, read_segment
-from jaxspec.files.versions import (
+from jaxspec.files.folders.commits import Writer, writing
+from jaxspec.files.folders.contents import Part
+from jaxspec.files.folders.learnwares import Learnwares, joined, of_contents, of_specifications
+from jaxspec.files.folders.opened_version import OpenedVersion, lease
+from jaxspec.files.folders.segments import enter_segment, read_segment
+from jaxspec.files.folders.versions import (
     SEGMENTS,
     SegmentEntry,
     VersionInfo,
     parse_manifest,
     place_of_version,
 )
-from jaxspec.files.view import View, view_of
+from jaxspec.files.folders.view import View, view_of
 from jaxspec.specify import Limits, Space, Specification
 
 __all__ = ["append", "compact", "create", "remove", "roll_back", "update"]

@@ -27,13 +27,11 @@ from jaxspec.base import (
     write_atomically,
 )
 from jaxspec.files.bounded_json import require
-from jaxspec.files.garbage import OWN_NAMES, TEMPORARY, WRITER_LOCK, collect_garbage
-from jaxspec.files.learnwares import Learnwares
-from jaxspec.files.opened_version import check_folder
-from jaxspec.files.regular_files import MARKET_POINTER
-from jaxspec.files.segments import write_segment
-from jaxspec.files.specification_files import space_to_bytes
-from jaxspec.files.versions import (
+from jaxspec.files.folders.garbage import OWN_NAMES, TEMPORARY, WRITER_LOCK, collect_garbage
+from jaxspec.files.folders.learnwares import Learnwares
+from jaxspec.files.folders.opened_version import check_folder
+from jaxspec.files.folders.segments import write_segment
+from jaxspec.files.folders.versions import (
     MAX_NOTE,
     SEGMENTS,
     SPACES,
@@ -48,6 +46,8 @@ from jaxspec.files.versions import (
     read_pointer,
     write_pointer,
 )
+from jaxspec.files.regular_files import MARKET_POINTER
+from jaxspec.files.specification_files import space_to_bytes
 from jaxspec.specify import Limits, Space
 
 __all__ = ["Writer", "checked_note", "writing"]

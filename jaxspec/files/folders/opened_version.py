@@ -15,11 +15,9 @@ from pathlib import Path
 
 from jaxspec.base import FileLock, LocksUnsupportedError, try_shared
 from jaxspec.files.bounded_json import require
-from jaxspec.files.checksums import checksums
-from jaxspec.files.regular_files import seems_to_be
-from jaxspec.files.segments import Segment, read_segment
-from jaxspec.files.specification_files import space_from_file
-from jaxspec.files.versions import (
+from jaxspec.files.folders.checksums import checksums
+from jaxspec.files.folders.segments import Segment, read_segment
+from jaxspec.files.folders.versions import (
     SEGMENTS,
     SPACES,
     Manifest,
@@ -29,6 +27,8 @@ from jaxspec.files.versions import (
     place_of_version,
     read_pointer,
 )
+from jaxspec.files.regular_files import seems_to_be
+from jaxspec.files.specification_files import space_from_file
 from jaxspec.specify import Space
 
 __all__ = ["OpenedVersion", "check_folder", "lease", "open_version", "read_space"]

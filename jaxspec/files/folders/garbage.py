@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 
 from jaxspec.base import LocksUnsupportedError, try_exclusive
-from jaxspec.files.segments import FACTS
-from jaxspec.files.versions import (
+from jaxspec.files.folders.segments import FACTS
+from jaxspec.files.folders.versions import (
     EXTENSIONS,
     SEGMENTS,
     SPACES,

@@ -19,22 +19,22 @@ import numpy as np
 
 from jaxspec.base import write_atomically
 from jaxspec.files.bounded_json import json_text, parse_json, require
-from jaxspec.files.checksums import checksums, make_durable
-from jaxspec.files.entry_columns import ENTRY_COLUMNS, MAX_COUNT, check_entries
-from jaxspec.files.regular_files import check_tree, read_limited
-from jaxspec.files.row_checks import check_numbers, check_rows
-from jaxspec.files.stored_arrays import (
+from jaxspec.files.folders.checksums import checksums, make_durable
+from jaxspec.files.folders.entry_columns import ENTRY_COLUMNS, MAX_COUNT, check_entries
+from jaxspec.files.folders.row_checks import check_numbers, check_rows
+from jaxspec.files.folders.stored_arrays import (
     StoredArray,
     check_declared_arrays,
     declare,
     expected_files,
     write_arrays,
 )
+from jaxspec.files.regular_files import check_tree, read_limited
 from jaxspec.market import MAX_ID, Entry, Layout, Ledger, Rows
 from jaxspec.specify import MAX_NAME, About, Space
 
 if TYPE_CHECKING:
-    from jaxspec.files.learnwares import Learnwares
+    from jaxspec.files.folders.learnwares import Learnwares
 
 __all__ = [
     "ARRAYS",

@@ -21,12 +21,11 @@ import numpy as np
 
 from jaxspec.base import FileLock, pad_to, reading, register_format, sync_to_disk, write_atomically
 from jaxspec.files.bounded_json import json_text, parse_json, require
-from jaxspec.files.checksums import checksums, make_durable
-from jaxspec.files.commits import writing
-from jaxspec.files.opened_version import PAUSE_SECONDS, WAIT_SECONDS, lease
-from jaxspec.files.regular_files import check_tree, read_limited
-from jaxspec.files.segments import ARRAYS, FACTS, runs_of, serials_of
-from jaxspec.files.stored_arrays import (
+from jaxspec.files.folders.checksums import checksums, make_durable
+from jaxspec.files.folders.commits import writing
+from jaxspec.files.folders.opened_version import PAUSE_SECONDS, WAIT_SECONDS, lease
+from jaxspec.files.folders.segments import ARRAYS, FACTS, runs_of, serials_of
+from jaxspec.files.folders.stored_arrays import (
     StoredArray,
     declare,
     expected_files,
@@ -35,9 +34,10 @@ from jaxspec.files.stored_arrays import (
     stored_array,
     write_arrays,
 )
-from jaxspec.files.versions import EXTENSIONS, read_pointer
-from jaxspec.files.view import View, view_of
-from jaxspec.files.whole_market import commit_market, load_rows
+from jaxspec.files.folders.versions import EXTENSIONS, read_pointer
+from jaxspec.files.folders.view import View, view_of
+from jaxspec.files.folders.whole_market import commit_market, load_rows
+from jaxspec.files.regular_files import check_tree, read_limited
 from jaxspec.market import SCHEMA, Market, MarketExtension, PackedExtension
 
 __all__ = ["load_extension", "save_extension"]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxspec.files.row_checks import check_derived, check_rows
-from jaxspec.files.segments import check_files
-from jaxspec.files.view import View
+from jaxspec.files.folders.row_checks import check_derived, check_rows
+from jaxspec.files.folders.segments import check_files
+from jaxspec.files.folders.view import View
 from jaxspec.market import SCHEMA, making_of
 
 __all__ = ["verify_view"]

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxspec.base import write_atomically
 from jaxspec.files.bounded_json import json_text, parse_json, require
-from jaxspec.files.entry_columns import MAX_COUNT
+from jaxspec.files.folders.entry_columns import MAX_COUNT
 from jaxspec.files.regular_files import MARKET_POINTER, read_limited
 from jaxspec.market import check_precision
 from jaxspec.specify import Limits

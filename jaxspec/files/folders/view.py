@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxspec.files.contents import Contents, read_contents
-from jaxspec.files.opened_version import OpenedVersion, open_version
-from jaxspec.files.segments import check_files
+from jaxspec.files.folders.contents import Contents, read_contents
+from jaxspec.files.folders.opened_version import OpenedVersion, open_version
+from jaxspec.files.folders.segments import check_files
 from jaxspec.market import Ledger
 
 __all__ = ["View", "view_of"]

@@ -18,10 +18,15 @@ import numpy as np
 
 from jaxspec.base import reading
 from jaxspec.files.bounded_json import require
-from jaxspec.files.opened_version import OpenedVersion
-from jaxspec.files.row_checks import check_numbers
-from jaxspec.files.segments import ARRAYS, Segment, enter_segment
-from jaxspec.files.stored_arrays import aligned_memory, open_array, read_into, reading_context
+from jaxspec.files.folders.opened_version import OpenedVersion
+from jaxspec.files.folders.row_checks import check_numbers
+from jaxspec.files.folders.segments import ARRAYS, Segment, enter_segment
+from jaxspec.files.folders.stored_arrays import (
+    aligned_memory,
+    open_array,
+    read_into,
+    reading_context,
+)
 from jaxspec.market import SCHEMA, Layout, Ledger, Rows, dtype_of
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """All of a market on disk in memory, and a market in memory as one segment on disk.
 
-`save_market` puts one version in force, in the folder's format (`jaxspec.files.versions`), and
-forgets those before it. `load_rows` reads all rows of an opened version and checks them, and for a
-sample of them that derived arrays follow from the others. Called through `Market.save`,
+`save_market` puts one version in force, in the folder's format (`jaxspec.files.folders.versions`),
+and forgets those before it. `load_rows` reads all rows of an opened version and checks them, and
+for a sample of them that derived arrays follow from the others. Called through `Market.save`,
 `Market.load` and `MarketFolder.load`.
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxspec.base import reading, register_format
 from jaxspec.files.bounded_json import require
-from jaxspec.files.commits import Writer, writing
-from jaxspec.files.learnwares import of_market
-from jaxspec.files.row_checks import check_derived, check_rows
-from jaxspec.files.view import View, view_of
+from jaxspec.files.folders.commits import Writer, writing
+from jaxspec.files.folders.learnwares import of_market
+from jaxspec.files.folders.row_checks import check_derived, check_rows
+from jaxspec.files.folders.view import View, view_of
 from jaxspec.market import (
     SCHEMA,
     GrowingArrays,

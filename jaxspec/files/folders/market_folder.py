@@ -3,7 +3,7 @@
 `MarketFolder` opens one version of a market and holds it until it is closed: whatever others write
 meanwhile, it is read to the end. `append`, `update`, `remove`, `compact` and `rollback` put a new
 version in force and return it; they write what is new only. For markets larger than memory:
-`jaxspec.match` streams a folder. How a folder looks is said in `jaxspec.files.versions`.
+`jaxspec.match` streams a folder. How a folder looks is said in `jaxspec.files.folders.versions`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping
 from jax.sharding import Mesh
 
 from jaxspec.base import PathLike, as_path, as_size, existing_path, reading
-from jaxspec.files import changes
-from jaxspec.files.commits import checked_note
-from jaxspec.files.stored_market import StoredMarket
-from jaxspec.files.verification import verify_view
-from jaxspec.files.versions import VersionInfo, read_pointer
-from jaxspec.files.view import View, view_of
-from jaxspec.files.whole_market import load_rows
+from jaxspec.files.folders import changes
+from jaxspec.files.folders.commits import checked_note
+from jaxspec.files.folders.stored_market import StoredMarket
+from jaxspec.files.folders.verification import verify_view
+from jaxspec.files.folders.versions import VersionInfo, read_pointer
+from jaxspec.files.folders.view import View, view_of
+from jaxspec.files.folders.whole_market import load_rows
 from jaxspec.market import Market, as_limits, check_precision, checked_mapping, checked_mesh
 from jaxspec.specify import Limits, Space, Specification
 

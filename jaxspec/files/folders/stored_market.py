@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxspec.base import reading
 from jaxspec.files.bounded_json import require
-from jaxspec.files.contents import Blocks
-from jaxspec.files.row_checks import check_rows
-from jaxspec.files.view import View
+from jaxspec.files.folders.contents import Blocks
+from jaxspec.files.folders.row_checks import check_rows
+from jaxspec.files.folders.view import View
 from jaxspec.kernels import Kernel
 from jaxspec.market import SCHEMA, AboutColumns, Ledger, Rows
 from jaxspec.specify import Space

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxspec.base import pad_to
-from jaxspec.files.contents import Contents
-from jaxspec.files.entry_columns import entry_columns
+from jaxspec.files.folders.contents import Contents
+from jaxspec.files.folders.entry_columns import entry_columns
 from jaxspec.market import ROW_ARRAYS, SCHEMA, Layout, Ledger, Market, Rows, dtype_of, make_rows
 from jaxspec.specify import Space, Specification
 
