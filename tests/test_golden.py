@@ -146,6 +146,7 @@ def test_scores_are_those_before_the_redesign(kind, method, spaces):
 
 @pytest.mark.parametrize("method", TOLERANCE)
 @pytest.mark.filterwarnings("ignore::jaxspec.ClassNameWarning")
+@pytest.mark.slow
 def test_the_best_five_are_those_of_the_scores_before_the_redesign(method):
     best = js.match(golden_market("full"), golden_users(), method=method, k=5)
     for own, scores in zip(best, golden()[f"scores/full/{method}/auto"], strict=True):

@@ -51,6 +51,7 @@ def test_the_blocks_of_a_page_run_and_print_what_it_says(page, tmp_path, monkeyp
     Digits that a command prints are not compared: the last ones depend on the machine.
     """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)  # lines of commands are of any length in a pipe
     matplotlib.use("Agg")
     namespace = {"__name__": "__main__"}
     printed = ""

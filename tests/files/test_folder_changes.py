@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import alike
 from killed_writer import small_space, small_specification
 from made_files import REPOSITORY, assert_same, made_space, made_specification, made_user, refused
 
@@ -35,7 +36,7 @@ def segments_of(path):
     return sorted(one.name for one in (path / "segments").iterdir())
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", alike("float32", "int8"))
 def test_a_folder_that_changed_holds_what_a_market_that_changed_holds(tmp_path, precision):
     """Learnwares of many sizes and with and without optional parts, in segments of their own."""
     space, options = made_space(), {"precision": precision}

@@ -112,6 +112,7 @@ def test_depths_that_are_drawn_from_a_sample_are_those_of_the_market(noise):
     assert 0.6 < np.quantile(drawn, 0.9) / np.quantile(true, 0.9) < 1.8
 
 
+@pytest.mark.slow
 def test_a_sample_stands_for_a_large_market(monkeypatch):
     monkeypatch.setattr(filters, "MAX_SHOWN", 700)
     sampled, people = js.Index.build(large()), users(16, seed=13)

@@ -90,6 +90,7 @@ def test_the_recall_holds_after_most_of_the_market_was_removed():
     assert share_with_all(found, exact) >= 0.99
 
 
+@pytest.mark.slow
 def test_one_learnware_is_left():
     among = np.arange(1500) == 700
     found, exact = (js.match(x, users(2), k=10, among=among) for x in (index(), large()))
@@ -103,6 +104,7 @@ def test_no_learnware_is_left():
     assert found.ids == ()
 
 
+@pytest.mark.slow
 def test_more_learnwares_than_there_are_can_be_asked_for():
     small_index = js.Index.build(small())
     assert len(js.match(small_index, made_user(1), k=100)) == 6
@@ -144,6 +146,7 @@ def test_it_serves_markets_with_probes_and_users_of_other_names():
         pytest.param(True, False, 0.8, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_the_recall_holds_where_learnwares_differ_in_shape(other, probe, recall):
     shapes = made_shapes.make_world(dimension=16)
     market = made_shapes.make_market(shapes, 1200, size=20, probe=probe)

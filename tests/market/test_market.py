@@ -372,6 +372,7 @@ def test_a_file_market_is_the_same_market(market, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_all_of_a_market_works_with_x64_on(tmp_path):
     with jax.enable_x64(True):
         probe = np.random.default_rng(0).normal(size=(40, SPACE.dimension)) * 2

@@ -153,6 +153,7 @@ def test_the_best_k_are_those_of_all_scores(market, method):
 
 
 @pytest.mark.parametrize("k", [pytest.param(None, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
 def test_several_users_get_a_list_of_what_each_gets_alone(market, k):
     users = [
         made_user(0),

@@ -206,6 +206,7 @@ class Everything:
         return jnp.zeros_like(evidence.squared_mmd) + getattr(evidence, self.field)
 
 
+@pytest.mark.slow
 def test_every_field_of_the_evidence_is_what_its_description_says():
     specs, market = market_of("with probes")
     listed, user = list(specs.values()), drawn_user(1)

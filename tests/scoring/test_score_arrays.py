@@ -143,6 +143,7 @@ def test_a_user_of_other_sizes_and_a_grown_market_compile_nothing(market):
     assert np.isfinite(found[grown.rows[-1]])
 
 
+@pytest.mark.slow
 def test_strict_ranks_and_types_and_x64_change_nothing(market):
     users = js.user_arrays(market, USERS)
     want = {name: js.score_arrays(market.arrays, users, method=name) for name in NAMES}
@@ -228,6 +229,7 @@ print(json.dumps(worst))
 """
 
 
+@pytest.mark.slow
 def test_inside_shard_map_each_of_eight_devices_scores_its_users():
     done = subprocess.run(
         [sys.executable, "-c", SHARDED],

@@ -376,7 +376,6 @@ def outcome(request):
 
 # The others take minutes: `pytest -m slow`.
 QUICK = (
-    "check_all_methods_on_a_line_of_devices",
     "check_growth_and_removal",
     "check_every_device_holds_only_its_part",
 )

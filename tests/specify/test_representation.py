@@ -5,7 +5,16 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import DIMENSION, KERNEL, SPACE, made_specification, made_task, made_user, names
+from conftest import (
+    DIMENSION,
+    KERNEL,
+    SPACE,
+    alike,
+    made_specification,
+    made_task,
+    made_user,
+    names,
+)
 from oracles import oracle_closeness, oracle_transfer, proxy_logits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
@@ -189,9 +198,7 @@ def test_random_directions_do_not_pass_those_that_separate_the_classes():
 # What markets do with them
 
 
-@pytest.mark.parametrize(
-    "precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow), "int8"]
-)
+@pytest.mark.parametrize("precision", alike("float32", "bfloat16", "int8"))
 def test_markets_hold_save_stream_and_grow_with_it(tmp_path, precision):
     specs = {f"m{s}": specification_with_map(s) for s in range(3)}
     market = js.Market(SPACE, specs, precision=precision)

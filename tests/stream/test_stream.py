@@ -7,6 +7,7 @@ import drawn_markets as made
 import jax
 import numpy as np
 import pytest
+from conftest import alike
 from drawn_markets import (
     COUNT,
     SPACE,
@@ -93,7 +94,7 @@ def test_label_spaces_and_reuse_are_resolved_as_by_match(saved, label_spaces):
         assert (found.reuse, found.label_spaces) == (reuse, label_spaces)
 
 
-@pytest.mark.parametrize("block_size", [1, 8, COUNT - 1, COUNT, 100])
+@pytest.mark.parametrize("block_size", alike(8, 1, COUNT - 1, COUNT, 100))
 def test_blocks_do_not_change_the_answer(saved, block_size):
     path, market = saved()
     users = [drawn_user(1), drawn_user(2, "wxyz"), drawn_user(3, "ab")]
@@ -217,7 +218,7 @@ def test_a_peer_may_be_missing(tmp_path):
     assert_best_of(found, js.match(market, user, method="likelihood"), 2)
 
 
-@pytest.mark.parametrize("kernel", [js.Laplacian, js.InverseMultiquadric])
+@pytest.mark.parametrize("kernel", alike(js.Laplacian, js.InverseMultiquadric))
 def test_other_kernels_and_origins_far_from_zero(tmp_path, kernel):
     space = made.space_of(kernel(4.0), offset=50.0)
     market = drawn_market(9, space=space, offset=50.0)
