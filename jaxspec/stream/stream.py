@@ -97,32 +97,42 @@ def _answered(
     calibration = _calibration(folder)
     alive = np.ones(count, bool) if query.among is None else query.among
     _sweep(folder, groups, passes, peers, state, 0, size, query)
+    # Padded, so that a market that grows by a few compiles nothing.
+    total = bucket(count)
+    has_probe, usable = pad_to(has_probe, (total,)), pad_to(alive, (total,))
     for i, (one, found) in enumerate(zip(groups, state.found, strict=True)):
         if one.has_peers:
-            peers[i] = _peers(folder, one.group.users, found, has_probe * alive, calibration)
+            near = _padded(found, total)
+            peers[i] = _peers(folder, one.group.users, near, has_probe * usable, calibration)
     if len(passes) > 1:
         _sweep(folder, groups, passes, peers, state, 1, size, query)
     best = [
         best_rows(
-            found,
+            _padded(found, total),
             one.group.users,
             folder.fixed["kernel"],
             has_probe,
-            alive,
+            usable,
             calibration,
             peer,
             score=one.group.score,
-            k=min(bucket(query.k, minimum=16), count),
+            k=min(bucket(query.k, minimum=16), total),
         )
         for one, found, peer in zip(groups, state.found, peers, strict=True)
     ]
     return _found(folder, query, groups, best, state, int(alive.sum()))
 
 
+def _padded(found: dict[str, np.ndarray], total: int) -> dict[str, np.ndarray]:
+    """Return numbers per learnware and user with rows of zeros up to a number of rows."""
+    return {name: pad_to(value, (total, value.shape[1])) for name, value in found.items()}
+
+
 def block_size(folder: MarketFolder, passes: Sequence[tuple[str, ...]]) -> int:
     """Return how many learnwares are read together: the folder's own number or some 32 MiB."""
     width = max(folder.row_bytes(names) for names in passes)
-    return min(folder.block_size or max(BLOCK_BYTES // width, 1), len(folder))
+    # A power of two above a small market: so one that grows by a few compiles nothing.
+    return min(folder.block_size or max(BLOCK_BYTES // width, 1), bucket(len(folder)))
 
 
 def _sweep(
@@ -201,7 +211,8 @@ def _found(
     """Return the best learnwares, with their classes compared from their rows if that is wanted."""
     assert query.k is not None
     k = min(query.k, available)
-    chosen = [np.asarray(rows) for _, rows in best]
+    # Beyond the learnwares to choose from there may be rows that only fill up the shape.
+    chosen = [np.minimum(np.asarray(rows), len(folder) - 1) for _, rows in best]
     stored: Rows = {}
     kept = np.zeros(0, int)
     if query.with_classes:
