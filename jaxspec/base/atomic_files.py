@@ -13,12 +13,14 @@ import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = [
     "FileError",
     "PathLike",
     "as_path",
     "existing_path",
+    "opened_atomically",
     "reading",
     "sync_to_disk",
     "write_atomically",
@@ -124,16 +126,24 @@ def reading(path: PathLike) -> Iterator[None]:
 
 
 def write_atomically(path: PathLike, data: bytes) -> None:
-    """Write `data` to a file in one step: the old file or the new one is there, never a part.
+    """Write `data` to a file in one step, as `opened_atomically` does."""
+    with opened_atomically(path) as file:
+        file.write(data)
 
-    Folders on the way are made. The data are on disk when this returns.
+
+@contextlib.contextmanager
+def opened_atomically(path: PathLike) -> Iterator[BinaryIO]:
+    """Open a file to write: the old file or the new one is there, never a part.
+
+    Folders on the way are made. At the end of the block the new file is in place and on disk; if
+    the block raises, the old one stays.
     """
     target = as_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

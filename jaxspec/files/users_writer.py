@@ -10,9 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import os
 import tempfile
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxspec.base import PathLike, as_path, sync_to_disk
+from jaxspec.base import PathLike, as_path, opened_atomically
 from jaxspec.files import users_layout
 from jaxspec.files.bounded_json import json_text, require
 from jaxspec.files.users_layout import (
@@ -67,20 +65,12 @@ def save_users(
     require(not target.is_dir(), f"path: expected the name of a file, got the folder {target}")
     pairs = iter(users.items() if isinstance(users, Mapping) else users)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        with contextlib.ExitStack() as stack:
-            writer = _Writer(stack, target.parent)
-            while block := list(itertools.islice(pairs, users_layout.BLOCK_USERS)):
-                writer.add(block)
-            with open(temporary, "xb") as file:
-                writer.write(file)
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_to_disk(target.parent)
+    with contextlib.ExitStack() as stack:
+        writer = _Writer(stack, target.parent)
+        while block := list(itertools.islice(pairs, users_layout.BLOCK_USERS)):
+            writer.add(block)
+        with opened_atomically(target) as file:
+            writer.write(file)
     return len(writer.counts)
 
 

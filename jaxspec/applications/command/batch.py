@@ -11,7 +11,7 @@ from jaxspec.applications.command import markets
 from jaxspec.applications.command.errors import FILE_REFUSED, WrongUse, blamed
 from jaxspec.applications.command.library import library
 from jaxspec.applications.command.match import LabelSpaces, Method, Reuse, SpacesKind
-from jaxspec.applications.command.options import Force, MarketPath, Where
+from jaxspec.applications.command.options import Force, MarketPath, Verified, Where
 from jaxspec.applications.command.output import Answer, check_output, plain, require_input
 from jaxspec.applications.command.session import Session, command
 
@@ -51,9 +51,7 @@ def batch(
     method: Method = None,
     label_spaces: LabelSpaces = SpacesKind.auto,
     where: Where = None,
-    verified: Annotated[
-        bool, typer.Option("--verified", help="Only learnwares that were verified.")
-    ] = False,
+    verified: Verified = False,
     batch_size: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("--batch-size", min=1, help="Users that are answered together."),

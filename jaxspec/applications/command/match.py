@@ -23,6 +23,7 @@ from jaxspec.applications.command.options import (
     MarketPath,
     PictureSize,
     ProjectionFile,
+    Verified,
     Where,
     read_any,
 )
@@ -100,9 +101,7 @@ def match(
     method: Method = None,
     label_spaces: LabelSpaces = SpacesKind.auto,
     where: Where = None,
-    verified: Annotated[
-        bool, typer.Option("--verified", help="Only learnwares that were verified.")
-    ] = False,
+    verified: Verified = False,
     explain: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--explain", metavar="ID", help="Compare the classes of this learnware."),

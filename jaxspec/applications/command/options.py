@@ -23,6 +23,7 @@ __all__ = [
     "Note",
     "PictureSize",
     "ProjectionFile",
+    "Verified",
     "Where",
     "entries_of",
     "read_any",
@@ -60,6 +61,7 @@ ProjectionFile = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")]
+Verified = Annotated[bool, typer.Option("--verified", help="Only learnwares that were verified.")]
 Where = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
